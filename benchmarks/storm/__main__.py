@@ -81,7 +81,7 @@ def say(found: Verdict, seconds: float) -> None:
         + f"  recovery {found.recovery_s:.2f} s, {found.served_s:.2f} s of it served",
         flush=True,
     )
-    said = [*found.complaints, *found.details]
+    said = [*found.details, *found.complaints]
     for line in said[:SHOWN]:
         print(f"  {line}", flush=True)
     if len(said) > SHOWN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import json
 import re
 import signal
@@ -34,6 +35,8 @@ class Verdict:
     """One storm, judged.
 
     ``broken`` names every promise that was not kept, ``details`` where to begin to look.
+    ``served_s`` begins anew when a server is back: its end may have undone a take-over, or cut it
+    off. ``served_all_s`` does not.
     """
 
     seed: int
@@ -51,6 +54,7 @@ class Verdict:
     locked: int = 0
     recovery_s: float = 0.0
     served_s: float = 0.0
+    served_all_s: float = 0.0
     drain_s: float = 0.0
     balanced: bool = True
     integrity: str = "ok"
@@ -163,7 +167,11 @@ def _recovery(found: Verdict, connection: Reading, ledger: Ledger, storm: Storm)
             if again_us is not None:
                 found.recovered += 1
                 found.recovery_s = max(found.recovery_s, (again_us - end.at_us) / 1e6)
-                served_s = _covered_us(up, end.at_us, again_us) / 1e6
+                all_s = _covered_us(up, end.at_us, again_us) / 1e6
+                found.served_all_s = max(found.served_all_s, all_s)
+                returns = [up_us for _, up_us in away if end.at_us < up_us < again_us]
+                cuts = [end.at_us, *sorted(returns), again_us]
+                served_s = max(_covered_us(up, *part) / 1e6 for part in itertools.pairwise(cuts))
                 found.served_s = max(found.served_s, served_s)
                 if served_s > LEASE_S + GRACE_S:
                     found.details.append(

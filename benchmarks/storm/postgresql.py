@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with scratch() as folder:
             disk = filesystem(folder)
             found.append(
-                storm(folder, sizes, seed, kills, Path(asked.keep) if asked.keep else None)
+                storm(
+                    folder, sizes, seed, kills, Path(asked.keep, str(seed)) if asked.keep else None
+                )
             )
         say(found[-1].verdict, time.monotonic() - began_s)
     report = report_of(found, sizes, kills, disk)
@@ -183,7 +185,13 @@ def report_of(found: Sequence[Found], sizes: Sizes, server_kills: int, disk: str
     report.tables.append(Table("What the ends of the server did", head, ways))
     head = (
         *("seed", "abandoned", "stale", "interrupted", "failed", "dead", "recovered"),
-        *("worst recovery s", "of it served", "SIGTERM to exit s", "publisher kills"),
+        *(
+            "worst recovery s",
+            "of it served",
+            "at a stretch",
+            "SIGTERM to exit s",
+            "publisher kills",
+        ),
         *("batches repeated", "calls undone", "audit", "integrity", "complaints"),
     )
     report.tables.append(
@@ -235,6 +243,7 @@ def _details(found: Found) -> tuple[str, ...]:
         *(f"{v.counts[n]:,}" for n in ("abandoned", "stale", "interrupted", "failed", "dead")),
         f"{v.recovered:,}",
         f"{v.recovery_s:.2f}",
+        f"{v.served_all_s:.2f}",
         f"{v.served_s:.2f}",
         f"{v.drain_s:.2f}",
         str(v.publisher_kills),
@@ -266,7 +275,8 @@ def _notes(found: Sequence[Found], sizes: Sizes, server_kills: int, disk: str) -
         f" for the first way it is started again after up to {AWAY_S:g} s. Away: until it answers."
         " Next outcome: from then on.",
         "Served time: some worker is up, the server answers, and no stopped process holds the lock"
-        " of the writers. Batches repeated: publish_batch said that nothing of it was stored, and"
+        " of the writers. At a stretch, which is what is promised: from the end of a worker, or from"
+        " the return of the server after it, to the next call or the next end of the server. Batches repeated: publish_batch said that nothing of it was stored, and"
         " the publisher repeated it with the same ids; after a receipt it never looks back. Calls"
         " undone: a claim need not reach the disk, and a crash undid it; the event was delivered"
         " again. Integrity: amcheck, each table and each index. complaints: lines of errors that"
