@@ -18,6 +18,7 @@ from benchmarks.storm.run import Outage, Sizes
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
 
+@pytest.mark.slow(every=1)
 def test_nothing_is_lost_twice_or_stuck_when_workers_and_the_server_are_killed(
     tmp_path: Path, sample: Callable[[Sequence[str], int], Sequence[str]]
 ) -> None:
