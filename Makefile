@@ -22,7 +22,7 @@ DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-de
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql storm-postgresql-kills notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -111,6 +111,9 @@ storm: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## end worker
 
 storm-postgresql: $(VENV)/.installed-test            ## 1,000,000 events, 8 workers in 4 network namespaces (as root), one log in PostgreSQL
 	$(BIN)/python -m benchmarks.storm.postgresql_many
+
+storm-postgresql-kills: $(VENV)/.installed-test            ## end workers, the publisher and the server of PostgreSQL: nothing may be lost or recorded twice
+	$(BIN)/python -m benchmarks.storm.postgresql
 
 storm-guilt: $(VENV)/.installed-bench            ## events that end, stop and fork processes beside innocent ones: none of these may be blamed
 	$(BIN)/python -m benchmarks.storm.guilt

@@ -26,9 +26,10 @@ from benchmarks.harness import scratch, version_of
 from benchmarks.report import Report, Table, Target, number, replaced
 from benchmarks.storm import models
 from benchmarks.storm.ledger import LEDGER, MODEL_S, Ledger
+from benchmarks.storm.places import File
 from benchmarks.storm.processes import Crowd, Publisher
 from benchmarks.storm.publisher import TOPIC
-from benchmarks.storm.run import FILED, reading, strike, watch
+from benchmarks.storm.run import FILED, strike, watch
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 PREFIX = "storm"
@@ -176,7 +177,7 @@ def _start(
 
 def _open(log: Path) -> int:
     """Return how many deliveries wait, are leased, or are not sent yet."""
-    with reading(log) as connection:
+    with File(log).reading() as connection:
         counts = (
             "(SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease) + (SELECT count(*) FROM"
             " unsent)"
@@ -193,7 +194,7 @@ def _judge(found: Verdict, log: Path, ledger: Ledger, sizes: Sizes) -> None:
     """
     with mt.connect(f"sqlite:///{log}") as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
-    with reading(log) as connection:
+    with File(log).reading() as connection:
         found.integrity = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
         _count(found, connection, ledger, sizes.events)
     found.repeats = ledger.repeats

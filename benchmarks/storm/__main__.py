@@ -33,6 +33,11 @@ RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 SMOKE = Sizes(1_000, 8, 3)
 PEER = Sizes(3_000, 20, 4)
 PEER_SMOKE = Sizes(300, 4, 4)
+EVENTS = (
+    *("system, seed", "events", "ends K/T/S", "outcomes", "lost", "second outcomes", "stuck"),
+    *("repeats", "events/s"),
+)
+"""The columns of what became of the events."""
 SHOWN = 12
 """Complaints and details that are printed at most for each seed."""
 
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(theirs) < asked.huey_seeds and version_of("huey") != "not installed":
             with scratch() as folder:
                 theirs.append(judge_peer(huey_storm(folder, peer, seed), peer, seed))
-        _say(ours[-1], time.monotonic() - began)
+        say(ours[-1], time.monotonic() - began)
     report = report_of(ours, theirs, sizes, peer)
     print(report.text())
     broken = [f"seed {v.seed}: {what}" for v in ours for what in v.broken]
@@ -63,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if broken else 0
 
 
-def _say(found: Verdict, seconds: float) -> None:
+def say(found: Verdict, seconds: float) -> None:
+    """Print one storm, with the first of its complaints."""
     print(
         f"seed {found.seed}: {'broken: ' + '; '.join(found.broken) if found.broken else 'kept'}"
         f" ({seconds:.0f} s)",
@@ -71,11 +77,11 @@ def _say(found: Verdict, seconds: float) -> None:
     )
     print(
         "  "
-        + "  ".join(_row(found))
+        + "  ".join(row(found))
         + f"  recovery {found.recovery_s:.2f} s, {found.served_s:.2f} s of it served",
         flush=True,
     )
-    said = [*found.complaints, *found.details]
+    said = [*found.details, *found.complaints]
     for line in said[:SHOWN]:
         print(f"  {line}", flush=True)
     if len(said) > SHOWN:
@@ -88,22 +94,11 @@ def report_of(ours: list[Verdict], theirs: list[PeerVerdict], sizes: Sizes, peer
         "Kill storm",
         "processes end at random moments, and the ledger says what became of every event",
     )
-    rows = [_row(v) for v in ours] + [_peer_row(v) for v in theirs]
+    rows = [row(v) for v in ours] + [_peer_row(v) for v in theirs]
     if len(ours) > 1:
-        rows.insert(len(ours), _totals(ours))
+        rows.insert(len(ours), totals(ours))
         rows += [_peer_totals(theirs)] if theirs else []
-    head = (
-        "system, seed",
-        "events",
-        "ends K/T/S",
-        "outcomes",
-        "lost",
-        "second outcomes",
-        "stuck",
-        "repeats",
-        "events/s",
-    )
-    report.tables.append(Table("What became of the events", head, rows))
+    report.tables.append(Table("What became of the events", EVENTS, rows))
     head = (
         "seed",
         "abandoned",
@@ -130,24 +125,25 @@ def report_of(ours: list[Verdict], theirs: list[PeerVerdict], sizes: Sizes, peer
             [_details(v) for v in ours],
         )
     )
-    report.targets += _targets(ours)
+    report.targets += targets(ours)
     report.notes += _notes(sizes, peer, bool(theirs))
     return report
 
 
-def _targets(ours: list[Verdict]) -> list[Target]:
+def targets(ours: Sequence[Verdict], store: str = "file") -> list[Target]:
+    """Return the promises, beside what was found."""
     zeros = {
         "lost": "lost",
         "second outcomes": "doubled",
         "stuck": "stuck",
         "outcomes without a run": "unrun",
     }
-    targets = []
+    found = []
     for what, name in zeros.items():
         n = sum(getattr(v, name) for v in ours)
-        targets.append(Target(what, "0", str(n), n == 0))
+        found.append(Target(what, "0", str(n), n == 0))
     recovery_s, promised_s = max(v.served_s for v in ours), LEASE_S + GRACE_S
-    targets.append(
+    found.append(
         Target(
             "worst recovery, served time",
             f"<= {promised_s:g} s",
@@ -156,22 +152,23 @@ def _targets(ours: list[Verdict]) -> list[Target]:
         )
     )
     whole = sum(v.balanced and v.integrity == "ok" for v in ours)
-    targets.append(
+    found.append(
         Target(
-            "storms after which the books balance and the file is whole",
+            f"storms after which the books balance and the {store} is whole",
             str(len(ours)),
             str(whole),
             whole == len(ours),
         )
     )
-    return targets
+    return found
 
 
 def _ends(found: Verdict) -> str:
     return "/".join(str(found.signals[s]) for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP))
 
 
-def _row(v: Verdict) -> tuple[str, ...]:
+def row(v: Verdict) -> tuple[str, ...]:
+    """Return the cells of :data:`EVENTS` for one storm."""
     counts = (v.outcomes, v.lost, v.doubled, v.stuck, v.repeats)
     return (
         f"mltrigger, {v.seed}",
@@ -182,7 +179,8 @@ def _row(v: Verdict) -> tuple[str, ...]:
     )
 
 
-def _totals(all_: list[Verdict]) -> tuple[str, ...]:
+def totals(all_: Sequence[Verdict]) -> tuple[str, ...]:
+    """Return the sums of several storms."""
     ends = "/".join(
         str(sum(v.signals[s] for v in all_))
         for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)

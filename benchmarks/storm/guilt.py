@@ -22,8 +22,8 @@ from benchmarks.harness import scratch
 from benchmarks.report import Report, Table, Target, replaced
 from benchmarks.storm import ledger, suspects
 from benchmarks.storm.ledger import Ledger
+from benchmarks.storm.places import File, open_in
 from benchmarks.storm.processes import Crowd
-from benchmarks.storm.run import open_in, reading
 
 LEASE_S, TIMEOUT_S = 1.0, 30.0
 LONGEST_STOP_S = 40.0
@@ -161,11 +161,11 @@ def storm(folder: Path, sizes: Sizes) -> Verdict:
     try:
         with mt.connect(url) as bus:
             _publish(bus, sizes, book)
-        _until(book, lambda: not open_in(path), lambda: open_in(path))
+        _until(book, lambda: not open_in(File(path)), lambda: open_in(File(path)))
         supervisor.close()
         found = Verdict(
             seconds=time.monotonic() - began,
-            stuck=open_in(path),
+            stuck=open_in(File(path)),
             stops=sum(crowd.stops for crowd in crowds),
         )
         found.ends = sum(end.signum == 0 for crowd in crowds for end in crowd.ends)
@@ -262,7 +262,7 @@ def _judged(found: Verdict, path: Path, book: Ledger, sizes: Sizes) -> Verdict:
     with mt.connect(f"sqlite:///{path}") as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
         names = {spec.id: spec.name for spec in bus.registry.subscriptions()}
-    with reading(path) as connection:
+    with File(path).reading() as connection:
         found.integrity = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
         final: Counter[tuple[str, int]] = Counter()
         for number, seq, outcome, reason in connection.execute(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import json
 import re
 import signal
-import sqlite3
 from collections import Counter, defaultdict
 
 import mltrigger as mt
 from benchmarks.storm.ledger import Ledger
+from benchmarks.storm.places import Reading
 from benchmarks.storm.processes import End
-from benchmarks.storm.run import FILED, GRACE_S, LEASE_S, LEVELS, Sizes, Storm, reading
+from benchmarks.storm.run import FILED, GRACE_S, LEASE_S, LEVELS, Sizes, Storm
 from mltrigger.delivery.listener import DRAIN_S
 
 Place = tuple[int, int]
@@ -22,9 +23,10 @@ OWN = "('succeeded', 'failed', 'dead', 'skipped')"
 """Outcomes that the worker itself recorded: it was not too late."""
 _SETTLING_US = 100_000
 """What is written so soon after a stop may carry a time from before it."""
-_GIVEN_BACK = (
-    "SELECT settled_us FROM invocation WHERE subscription_id = ? AND seq = ? AND attempt = ?"
-)
+_ATTEMPTS = """
+SELECT worker_id, attempt, outcome, reason, received_us, started_us, settled_us FROM invocation
+WHERE subscription_id = ? AND seq = ? ORDER BY attempt
+"""
 _NOT_ORDINARY = re.compile(r"Traceback|Error|ERROR|WARNING|CRITICAL|locked|failed|Fatal")
 
 
@@ -33,6 +35,8 @@ class Verdict:
     """One storm, judged.
 
     ``broken`` names every promise that was not kept, ``details`` where to begin to look.
+    ``served_s`` begins anew when a server is back: its end may have undone a take-over, or cut it
+    off. ``served_all_s`` does not.
     """
 
     seed: int
@@ -50,6 +54,7 @@ class Verdict:
     locked: int = 0
     recovery_s: float = 0.0
     served_s: float = 0.0
+    served_all_s: float = 0.0
     drain_s: float = 0.0
     balanced: bool = True
     integrity: str = "ok"
@@ -70,12 +75,12 @@ def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
         storm.publisher_in_a_batch,
     )
     ledger = Ledger(storm.ledger)
-    with mt.connect(f"sqlite:///{storm.store}") as bus:
+    with mt.connect(storm.place.url) as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
-    with reading(storm.store) as connection:
-        found.integrity = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
+    with storm.place.reading() as connection:
+        found.integrity = storm.place.integrity(connection)
         _count(found, connection, ledger, sizes.events)
-        _recovery(found, connection, ledger, storm.ends)
+        _recovery(found, connection, ledger, storm)
     found.repeats = ledger.repeats
     found.per_s = found.outcomes / storm.seconds
     _exits(found, storm)
@@ -90,7 +95,7 @@ def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
     return found
 
 
-def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, events: int) -> None:
+def _count(found: Verdict, connection: Reading, ledger: Ledger, events: int) -> None:
     """Follow each number from the publisher through both levels."""
     where: dict[int, tuple[int, int]] = {}  # seq -> level, number
     seqs: dict[int, defaultdict[int, list[int]]] = {1: defaultdict(list), 2: defaultdict(list)}
@@ -126,17 +131,16 @@ def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, event
         len(s) - 1 for level in seqs.values() for s in level.values()
     )
     found.unrun = sum(not ledger.ended[place] for place in succeeded)
-    found.publisher_repeats = connection.execute(
-        "SELECT coalesce(sum(times), 0) FROM repeat"
-    ).fetchone()[0]
+    found.publisher_repeats = int(
+        connection.execute("SELECT coalesce(sum(times), 0) FROM repeat").fetchone()[0]
+    )
 
 
-def _recovery(
-    found: Verdict, connection: sqlite3.Connection, ledger: Ledger, ends: list[End]
-) -> None:
+def _recovery(found: Verdict, connection: Reading, ledger: Ledger, storm: Storm) -> None:
     """Find, for each lease of an ended process, when its event began again; what the process itself
     still ended needs none.
     """
+    ends = storm.ends
     numbers = {
         seq: json.loads(data)["n"]
         for seq, data in connection.execute("SELECT seq, data FROM event")
@@ -148,12 +152,13 @@ def _recovery(
         if LEVELS[level] == name
     }
     own = connection.execute(
-        f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND reason IS"
-        " NOT 'worker_died'"
+        f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND "
+        " coalesce(reason, '') <> 'worker_died'"
     )
     ended = set(own.fetchall())
     pids = _pids(connection, ledger, levels, numbers, ends)
-    up = _without(_up(connection, pids, ends), _locked(connection, ends))
+    away = [(outage.down_us, outage.up_us) for outage in storm.outages]
+    up = _without(_up(connection, pids, ends), [*_locked(connection, ends), *away])
     for end in ends:
         for s, seq, attempt, worker in end.held:
             if pids.get(worker) != end.pid or (s, seq, attempt) in ended:
@@ -162,25 +167,42 @@ def _recovery(
             if again_us is not None:
                 found.recovered += 1
                 found.recovery_s = max(found.recovery_s, (again_us - end.at_us) / 1e6)
-                served_s = _covered_us(up, end.at_us, again_us) / 1e6
+                all_s = _covered_us(up, end.at_us, again_us) / 1e6
+                found.served_all_s = max(found.served_all_s, all_s)
+                returns = [up_us for _, up_us in away if end.at_us < up_us < again_us]
+                cuts = [end.at_us, *sorted(returns), again_us]
+                served_s = max(_covered_us(up, *part) / 1e6 for part in itertools.pairwise(cuts))
                 found.served_s = max(found.served_s, served_s)
                 if served_s > LEASE_S + GRACE_S:
-                    back_us = connection.execute(_GIVEN_BACK, (s, seq, attempt)).fetchone()
-                    back = (
-                        f"given back after {(back_us[0] - end.at_us) / 1e6:.2f} s, "
-                        if back_us
-                        else ""
-                    )
                     found.details.append(
-                        f"slow recovery from signal {end.signum}: {back}begun after"
-                        f" {(again_us - end.at_us) / 1e6:.2f} s"
+                        f"slow recovery from signal {end.signum}: begun after"
+                        f" {(again_us - end.at_us) / 1e6:.2f} s;"
+                        f" {_between(connection, (s, seq), end.at_us, again_us, storm, pids)}"
                     )
     found.locked = len(_locked(connection, ends))
 
 
-def _up(
-    connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]
-) -> list[tuple[int, int]]:
+def _between(
+    connection: Reading, place: Place, low: int, high: int, storm: Storm, pids: dict[int, int]
+) -> str:
+    """Return the attempts with an event, and the ends that came meanwhile; in seconds from *low*."""
+
+    def after(at_us: int | None) -> str:
+        return "-" if at_us is None else f"{(at_us - low) / 1e6:.2f}"
+
+    rows = connection.execute(_ATTEMPTS, place).fetchall()
+    said = [
+        f"{pids.get(worker)}: attempt {attempt} {outcome} {reason or ''} {'/'.join(map(after, at))}"
+        for worker, attempt, outcome, reason, *at in rows
+    ]
+    away = [o for o in storm.outages if o.up_us > low and o.down_us < high]
+    said += [f"{o.how}: {after(o.down_us)} to {after(o.up_us)}" for o in away]
+    ends = [e for e in storm.ends if low <= (e.resumed_us or e.at_us) and e.at_us < high]
+    said += [f"{e.pid}: signal {e.signum} {after(e.at_us)}/{after(e.resumed_us)}" for e in ends]
+    return "; ".join(said)
+
+
+def _up(connection: Reading, pids: dict[int, int], ends: list[End]) -> list[tuple[int, int]]:
     """Return from when to when some worker was there to take over; sorted, apart from one another."""
     spans: list[tuple[int, int]] = []
     for worker, from_us in connection.execute("SELECT id, started_us FROM worker").fetchall():
@@ -197,7 +219,7 @@ def _up(
     return apart
 
 
-def _locked(connection: sqlite3.Connection, ends: list[End]) -> list[tuple[int, int]]:
+def _locked(connection: Reading, ends: list[End]) -> list[tuple[int, int]]:
     """Return from when to when the store was locked by a process that was stopped in a transaction:
     nobody else could write.
     """
@@ -230,7 +252,7 @@ def _covered_us(spans: list[tuple[int, int]], low: int, high: int) -> int:
 
 
 def _pids(
-    connection: sqlite3.Connection,
+    connection: Reading,
     ledger: Ledger,
     levels: dict[int, int],
     numbers: dict[int, int],

@@ -16,6 +16,10 @@ TOPIC = "storm-pages"
 AHEAD = 1_000
 """Events that wait at most: there is work all the time, and nothing waits long behind other work."""
 
+REPEAT_S = 60.0
+REPEATED = "repeated"
+"""The first word of a line about a batch without receipts."""
+
 
 def main(url: str, first: int, events: int, batch: int) -> None:
     """Publish; the ids are the same however often a batch is repeated."""
@@ -29,8 +33,23 @@ def main(url: str, first: int, events: int, batch: int) -> None:
                 for n in range(start, min(start + batch, events))
             ]
             print(f"begin {start}", flush=True)
-            bus.publish_batch(TOPIC, samples)
+            _publish(bus, samples, REPEAT_S if url.startswith("postgresql:") else 0.0)
             print(f"end {start}", flush=True)
+
+
+def _publish(bus: mt.EventBus, samples: list[mt.Event], most_s: float) -> None:
+    """Publish, and repeat for some time what the store refused: its server may be away."""
+    until_s = time.monotonic() + most_s
+    while True:
+        try:
+            bus.publish_batch(TOPIC, samples)
+        except mt.StoreError as error:
+            if time.monotonic() > until_s:
+                raise
+            print(f"{REPEATED}: {error}", file=sys.stderr, flush=True)
+            time.sleep(0.05)
+        else:
+            return
 
 
 if __name__ == "__main__":

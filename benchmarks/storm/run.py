@@ -5,19 +5,19 @@ What it returns was noted on the way; nothing is judged here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import random
 import signal
-import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import mltrigger as mt
 from benchmarks.storm import ledger, models
-from benchmarks.storm.processes import Crowd, End, Held, Publisher, now_us, start
+from benchmarks.storm.places import File, Place, left_in, open_in
+from benchmarks.storm.processes import Crowd, End, Publisher, start
 from benchmarks.storm.publisher import TOPIC
 
 LEASE_S = 2.0
@@ -63,13 +63,37 @@ class Sizes:
         return [int(signum) for signum in found]
 
 
+class Outage(NamedTuple):
+    """One end of the server: how, and from when to when it did not answer."""
+
+    how: str
+    down_us: int
+    up_us: int
+
+
+class Killer(Protocol):
+    """Ends the server of a store at random moments, and starts it again."""
+
+    outages: list[Outage]
+
+    def begin(self, done: Callable[[], float], calls: int) -> None:
+        """Begin, spread over so many *calls* of the models. *done* returns how many there were."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all ends are over."""
+
+    def end(self) -> None:
+        """Begin no other end. Idempotent."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Storm:
     """What was left behind: the store, the ledger, what the processes printed, and who was ended
     when.
     """
 
-    store: Path
+    place: Place
     ledger: Path
     ends: list[End]
     stuck: int
@@ -80,15 +104,25 @@ class Storm:
     publisher_in_a_batch: int = 0
     publisher_failed: str | None = None
     leftovers: list[str] = dataclasses.field(default_factory=list)
+    outages: list[Outage] = dataclasses.field(default_factory=list)
 
 
-def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
+def storm(
+    folder: Path, sizes: Sizes, seed: int, place: Place | None = None, killer: Killer | None = None
+) -> Storm:
     """Publish *sizes* events to two levels of subscriptions, and end workers and the publisher
     while they work.
+
+    Parameters
+    ----------
+    place : Place or None
+        The store. A file of SQLite without one.
+    killer : Killer or None
+        Ends the server of *place* meanwhile.
     """
     chance = random.Random(seed)
-    path, book = folder / "storm.db", folder / "ledger"
-    url = f"sqlite:///{path}"
+    place, book = place or File(folder / "storm.db"), folder / "ledger"
+    url = place.url
     with mt.connect(url) as bus:
         policy = {"lease_s": LEASE_S, "timeout_s": TIMEOUT_S, "max_concurrency": SLOTS}
         bus.subscribe(TOPIC, models.read, emit=FILED, listen=False, **policy)
@@ -100,7 +134,7 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
         environment,
         sizes.workers,
         folder,
-        lambda: held(path),
+        place.held,
     )
     starts = range(0, sizes.events, sizes.batch)
     strikes = chance.sample(starts[1:], min(len(starts) - 1, max(1, sizes.kills // 20)))
@@ -117,17 +151,21 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
 
     publisher = Publisher(publish, environment, folder, strikes, chance)
     try:
+        if killer is not None:
+            killer.begin(lambda: ledger.length(book) / 2, 2 * sizes.events)
         strike(crowd, sizes.signals(chance), 2 * sizes.events, book, chance)
-        _drain(crowd, book, lambda: open_in(path) if publisher.done else 1)
-        stuck = open_in(path)
-        leftovers = left_in(path) if stuck else []
+        _drain(crowd, book, lambda: left(place, publisher, killer))
+        stuck = open_in(place)
+        leftovers = left_in(place) if stuck else []
         seconds = time.monotonic() - started
         crowd.close(signal.SIGTERM, DRAIN_S)
     finally:
+        if killer is not None:
+            killer.end()
         crowd.abort()
         publisher.abort()
     return Storm(
-        path,
+        place,
         book,
         crowd.ends,
         stuck,
@@ -138,6 +176,7 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
         publisher.in_a_batch,
         publisher.failed,
         leftovers,
+        killer.outages if killer is not None else [],
     )
 
 
@@ -176,7 +215,9 @@ def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
     finally:
         crowd.abort()
         queue.storage.close()
-    return Storm(path, book, crowd.ends, stuck, seconds, crowd.printed("out"), crowd.printed("err"))
+    return Storm(
+        File(path), book, crowd.ends, stuck, seconds, crowd.printed("out"), crowd.printed("err")
+    )
 
 
 def strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: random.Random) -> None:
@@ -189,6 +230,12 @@ def strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: ran
             return  # nobody works any more: judged as stuck
         time.sleep(chance.uniform(0.0, 0.02))
         watch(crowd, book, lambda signum=signum: crowd.strike(signum, chance, STOP_S), _HUNG_S)  # type: ignore[misc]
+
+
+def left(place: Place, publisher: Publisher, killer: Killer | None) -> int:
+    """Return how many deliveries are open, 1 at least while somebody still storms or publishes."""
+    is_over = publisher.done and (killer is None or killer.is_done)
+    return open_in(place) if is_over else 1
 
 
 def _drain(crowd: Crowd, book: Path, left: Callable[[], int]) -> int:
@@ -217,55 +264,3 @@ def watch(
         if time.monotonic() - moved > quiet_s or time.monotonic() - wrote > max(quiet_s, _HUNG_S):
             return False
     return True
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the store as nobody's worker: only to read."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def held(path: Path) -> Held:
-    """Return all leases at this moment."""
-    with reading(path) as connection:
-        return connection.execute(
-            "SELECT subscription_id, seq, attempt, worker_id FROM leased"
-        ).fetchall()
-
-
-def open_in(path: Path) -> int:
-    """Return how many deliveries wait or are leased."""
-    with reading(path) as connection:
-        return int(
-            connection.execute(
-                "SELECT (SELECT count(*) FROM waiting) + (SELECT count(*) FROM leased)"
-            ).fetchone()[0]
-        )
-
-
-def left_in(path: Path) -> list[str]:
-    """Return what is open, a line each: for whoever looks into it."""
-    with reading(path) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = [
-            (table, dict(row))
-            for table in ("waiting", "leased")
-            for row in connection.execute(f"SELECT * FROM {table} LIMIT 5")
-        ]
-        done = [
-            connection.execute("SELECT * FROM invocation WHERE seq = ?", (row["seq"],)).fetchall()
-            for _, row in rows
-        ]
-        lines = [
-            f"now {now_us()}, left in {table}: {row}; {[dict(d) for d in before]}"
-            for (table, row), before in zip(rows, done, strict=True)
-        ]
-        listening = connection.execute(
-            "SELECT l.subscription_id, w.* FROM listener l JOIN worker w ON w.id = l.worker_id"
-            " ORDER BY w.id DESC LIMIT 8"
-        )
-        return [*lines, *[f"listener {dict(row)}" for row in listening]]
