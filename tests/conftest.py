@@ -17,7 +17,6 @@ from shared import Gate
 from stores import SQL, url_of
 
 import mltrigger as mt
-from mltrigger.store.postgresql import SCHEMA
 from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.testing import SimulatedClock
 
@@ -120,12 +119,15 @@ def postgres() -> Iterator[Postgres]:
     server.stop()
 
 
+SCHEMA = "test_schema"
+
+
 @pytest.fixture(scope="session")
 def blank_database(postgres: Postgres) -> str:
     """A database with a schema without content. A copy is made in a third of its time."""
     with postgres.session() as session:
         session.execute("CREATE DATABASE blank")
-    mt.connect(postgres.dsn("blank")).close()
+    mt.connect(f"{postgres.dsn('blank')}?schema={SCHEMA}").close()
     return "blank"
 
 
@@ -138,6 +140,14 @@ def team(postgres: Postgres, blank_database: str) -> Iterator[str]:
     yield f"{postgres.dsn(name)}?schema={SCHEMA}"
     with postgres.session() as session:
         session.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def unmade(postgres: Postgres) -> Iterator[str]:
+    """The URL of a schema that is not there yet."""
+    schema = f"test_{uuid.uuid4().hex}"
+    yield f"{postgres.dsn('postgres')}?schema={schema}"
+    postgres.forget(schema)
 
 
 @pytest.fixture(params=SQL)

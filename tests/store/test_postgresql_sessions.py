@@ -38,9 +38,9 @@ def named(url: str) -> tuple[str, str]:
 
 
 @pytest.fixture
-def hurried(postgres: Postgres, team: str) -> Iterator[str]:
+def hurried(postgres: Postgres, unmade: str) -> Iterator[str]:
     """The URL of a user whose administrator lets nothing take long, and no transaction write."""
-    role, schema = f"r{uuid.uuid4().hex[:12]}", schema_of(team)
+    role, schema = f"r{uuid.uuid4().hex[:12]}", schema_of(unmade)
     limits = {
         "statement_timeout": "200ms",
         "lock_timeout": "100ms",
@@ -55,7 +55,7 @@ def hurried(postgres: Postgres, team: str) -> Iterator[str]:
         session.execute(f"CREATE ROLE {role} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {role}")
         for name, value in limits.items():
             session.execute(f"ALTER ROLE {role} SET {name} TO '{value}'")
-    yield team.replace("app@", f"{role}@")
+    yield unmade.replace("app@", f"{role}@")
     postgres.forget(schema)
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as session:
         session.execute(f"DROP ROLE {role}")
@@ -302,13 +302,13 @@ def test_process_keeps_at_most_eight_sessions_however_many_threads_it_has(team: 
 
 
 def test_full_server_is_waited_for_and_an_error_says_what_to_do(
-    postgres: Postgres, team: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, unmade: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = f"r{uuid.uuid4().hex[:12]}"
-    url = team.replace("app@", f"{role}@")
+    url = unmade.replace("app@", f"{role}@")
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as owner:
         owner.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 8")
-        owner.execute(f"CREATE SCHEMA {schema_of(team)} AUTHORIZATION {role}")
+        owner.execute(f"CREATE SCHEMA {schema_of(unmade)} AUTHORIZATION {role}")
         taken = [psycopg.connect(url.partition("?")[0]) for _ in range(8)]
         monkeypatch.setattr(module, "BUSY_S", 0.3)
 
@@ -321,7 +321,7 @@ def test_full_server_is_waited_for_and_an_error_says_what_to_do(
         with mt.connect(url) as bus:
             bus.topic("numbers")
         later.join()
-        owner.execute(f"DROP SCHEMA {schema_of(team)} CASCADE; DROP ROLE {role}")
+        owner.execute(f"DROP SCHEMA {schema_of(unmade)} CASCADE; DROP ROLE {role}")
 
 
 # -- the end -------------------------------------------------------------------------------------

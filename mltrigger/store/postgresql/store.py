@@ -304,7 +304,7 @@ class PostgresStore(Combined):
             lives.renew(writer)
             self._patiently(self._try_to_begin)
             return
-        self._life = life
+        self._life = self._flush.life = life  # what is read from now on is of this life
 
     def _commit(self, commit: Commit) -> None:
         self._number += 1
