@@ -172,13 +172,13 @@ def test_two_upgrades_at_once_are_one(team: str, server: psycopg.Connection) -> 
     assert sorted(found) == [(tables.VERSION, NEXT), *[(NEXT, NEXT)] * 3]
 
 
-def test_a_schema_that_is_not_there_is_not_made(team: str, postgres: Postgres) -> None:
+def test_a_schema_that_is_not_there_is_not_made(unmade: str, postgres: Postgres) -> None:
     with pytest.raises(mt.StoreError, match="has no schema 'test_"):
-        upgrade(team)
+        upgrade(unmade)
 
     with psycopg.connect(postgres.dsn("postgres")) as session:
         found = session.execute(
-            "SELECT 1 FROM pg_namespace WHERE nspname = %s", [parts_of(team)[1]]
+            "SELECT 1 FROM pg_namespace WHERE nspname = %s", [parts_of(unmade)[1]]
         )
         assert found.fetchone() is None
 
