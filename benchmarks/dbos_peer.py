@@ -45,7 +45,9 @@ def rates(path: Path, most: Most) -> tuple[float, float]:
     return count / published_s, count / consumed_s
 
 
-def deliver(path: Path | str, model: Callable[[Any], None]) -> Callable[[Any], object]:
+def deliver(
+    path: Path | str, model: Callable[[Any], None], poll_s: float = POLL_S
+) -> Callable[[Any], object]:
     """Deliver to *model* in this process; return a function that enqueues.
 
     *path* is a file of SQLite, or the URL of a database of PostgreSQL.
@@ -53,7 +55,7 @@ def deliver(path: Path | str, model: Callable[[Any], None]) -> Callable[[Any], o
     from dbos import DBOS
 
     quiet()
-    workflow = _start(path, model)
+    workflow = _start(path, model, poll_s)
     return lambda data: DBOS.enqueue_workflow(_QUEUE, workflow, data)
 
 
@@ -64,7 +66,7 @@ def stop() -> None:
     DBOS.destroy()
 
 
-def _start(path: Path | str, model: Callable[[Any], None]) -> Any:
+def _start(path: Path | str, model: Callable[[Any], None], poll_s: float = POLL_S) -> Any:
     from dbos import DBOS
 
     def noop(data: Any) -> None:
@@ -72,7 +74,7 @@ def _start(path: Path | str, model: Callable[[Any], None]) -> Any:
 
     workflow = DBOS.workflow(name=_WORKFLOW)(noop)
     _launch(path)
-    DBOS.register_queue(_QUEUE, polling_interval_sec=POLL_S)
+    DBOS.register_queue(_QUEUE, polling_interval_sec=poll_s)
     return workflow
 
 

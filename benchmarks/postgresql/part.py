@@ -235,7 +235,7 @@ def _notes(options: Options, rounds: int) -> list[str]:
             " count; by rows: a row of a queue for each event, SKIP LOCKED, without the lock."
         ),
         (
-            "DBOS: a workflow without steps an event, its queue polled each millisecond."
+            "DBOS: a workflow without steps an event; its queue is polled."
             " Procrastinate: one worker, an asynchronous task, woken by NOTIFY. Events/s: from the"
             " first call to the last recorded end; start: the next event is sent when the last one"
             " has arrived."
