@@ -142,6 +142,10 @@ def team(postgres: Postgres, blank_database: str) -> Iterator[str]:
         session.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+READERS = ("reports", "rollout", "telemetry", "sources")
+"""Folders of tests whose statements are shared. A third of their cases runs on PostgreSQL, too."""
+
+
 @pytest.fixture
 def unmade(postgres: Postgres) -> Iterator[str]:
     """The URL of a schema that is not there yet."""
@@ -186,6 +190,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         if not isinstance(item, pytest.Function):  # a cell of a notebook
             item.add_marker(pytest.mark.xdist_group(item.path.name))
             continue
+        if "postgresql" in item.name.partition("[")[2] and item.path.parent.name in READERS:
+            item.add_marker(pytest.mark.slow(every=3, of="file"))
         if "aws_server" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("aws"))
         elif any(

@@ -1,6 +1,7 @@
 """Slow tests: ``@pytest.mark.slow``, or ``@pytest.mark.slow(every=5)``.
 
 Without ``--slow`` only a sample of them runs: every fifth case, or none if no number is given.
+``of="file"`` counts the cases of a file together, else those of a test.
 With ``--slow`` all cases run, and hypothesis tries ten times as many examples. A test that loops
 over many points takes its sample itself, with the fixture ``sample``.
 """
@@ -50,6 +51,7 @@ def pytest_collection_modifyitems(
     for item in items:
         if mark := item.get_closest_marker("slow"):
             test, every = item.nodeid.partition("[")[0], mark.kwargs.get("every")
+            test = test.partition("::")[0] if mark.kwargs.get("of") == "file" else test
             if every is None or seen[test] % every:
                 left_out.add(item)
             seen[test] += 1
