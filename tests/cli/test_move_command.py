@@ -60,11 +60,11 @@ def test_a_move_shows_progress_and_both_sides(
 
 
 def test_a_dry_run_says_how_it_would_go_and_changes_nothing(
-    home: Path, team: str, capsys: pytest.CaptureFixture[str]
+    home: Path, unmade: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (home / "bus.db").read_bytes()
 
-    assert run("move", "sqlite:///bus.db", team, "--dry-run") == 0
+    assert run("move", "sqlite:///bus.db", unmade, "--dry-run") == 0
 
     shown = said(capsys)
     assert "from bus.db: SQLite 3." in shown
@@ -75,7 +75,7 @@ def test_a_dry_run_says_how_it_would_go_and_changes_nothing(
     with pytest.raises(mt.StoreError, match="no schema"):
         from mltrigger.store.postgresql.upgrade import upgrade
 
-        upgrade(team)
+        upgrade(unmade)
     assert run("publish", "numbers", "4", "--url", "sqlite:///bus.db") == 0
 
 

@@ -21,19 +21,19 @@ pytest.importorskip("psycopg")
 
 
 @pytest.fixture
-def bus(team: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[mt.EventBus]:
+def bus(unmade: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[mt.EventBus]:
     """A bus whose partitions have eight events each."""
     monkeypatch.setattr(partitions, "SIZE", 8)
     monkeypatch.setattr("mltrigger.store.postgresql.transaction.SIZE", 8)
-    with mt.connect(team) as bus:
+    with mt.connect(unmade) as bus:
         bus.topic("numbers")
         yield bus
 
 
 @pytest.fixture
-def store(bus: mt.EventBus, team: str) -> Iterator[PostgresStore]:
+def store(bus: mt.EventBus, unmade: str) -> Iterator[PostgresStore]:
     """The tables of the bus, as another process has them."""
-    store = PostgresStore(*team.split("?schema="))
+    store = PostgresStore(*unmade.split("?schema="))
     yield store
     store.close()
 
@@ -51,11 +51,11 @@ def test_look_that_began_before_a_prune_sees_all_events(
     assert seen == 20
 
 
-def test_events_that_commit_beside_a_prune_are_young(bus: mt.EventBus, team: str) -> None:
+def test_events_that_commit_beside_a_prune_are_young(bus: mt.EventBus, unmade: str) -> None:
     """The sequence has their numbers before others see them."""
     for n in range(3):
         bus.publish("numbers", n)
-    with raw(team) as session:
+    with raw(unmade) as session:
         session.execute("SELECT setval('event_seq', 1000)")
 
     later_us = time.time_ns() // 1_000 + 10**9
@@ -63,11 +63,11 @@ def test_events_that_commit_beside_a_prune_are_young(bus: mt.EventBus, team: str
     assert surplus(bus._store, Retention(max_age_s=1), later_us) == newest - 1
 
 
-def test_prune_replaces_a_session_that_was_cut(bus: mt.EventBus, team: str) -> None:
+def test_prune_replaces_a_session_that_was_cut(bus: mt.EventBus, unmade: str) -> None:
     for n in range(20):
         bus.publish("numbers", n)
     bus.retain(max_events=1)
-    with raw(team) as session:
+    with raw(unmade) as session:
         session.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'mltrigger'"
@@ -78,11 +78,11 @@ def test_prune_replaces_a_session_that_was_cut(bus: mt.EventBus, team: str) -> N
 
 @pytest.mark.parametrize("seed", range(2))
 def test_small_partitions_keep_what_one_file_keeps(
-    seed: int, team: str, file: Path, bus: mt.EventBus
+    seed: int, unmade: str, file: Path, bus: mt.EventBus
 ) -> None:
     """Batches over the ends of partitions with repeats of new and old ids, and prunes between."""
     del bus  # it has made the partitions small
-    with mt.connect(team) as one, mt.connect(f"sqlite:///{file}") as two:
+    with mt.connect(unmade) as one, mt.connect(f"sqlite:///{file}") as two:
         told = [story(each, random.Random(seed)) for each in (one, two)]
     assert told[0] == told[1]
 
