@@ -177,7 +177,7 @@ class Combined(abc.ABC):
         return self.location or f"memory:{id(self)}"
 
     def findings(self) -> Iterable[Finding]:
-        """Return what the doctor says of the server, see :class:`Store`. A file has none."""
+        """Return nothing: a file has no server. See :class:`Store`."""
         return ()
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Short forms of what events repeat: a UUID as 16 bytes, its trace as nothing at all."""
+"""Short forms of ids and traces: a UUID has 16 bytes, and its own trace needs none."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def archive(
 
 
 def _seen(topic: Topic, samples: Samples) -> Sequence[Seen] | None:
-    """Return the events as filters, keys and priorities see them. ``None`` if nobody looks."""
+    """Return the events as filters, keys and priorities see them. ``None`` without any."""
     if topic.filters is None and not topic.places:
         return None
     if isinstance(samples, Plain) and not topic.reads_attributes:

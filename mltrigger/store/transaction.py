@@ -243,7 +243,7 @@ class Store(Protocol):
         """
 
     def findings(self) -> Iterable[Finding]:
-        """Return what the doctor says of the server below."""
+        """Return the findings of the doctor about the server below."""
 
     def close(self) -> None:
         """Release files and connections. Idempotent."""

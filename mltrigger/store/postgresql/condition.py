@@ -32,7 +32,7 @@ SELECT (SELECT count(*) FROM pg_stat_activity
 
 
 def findings(sessions: Sessions) -> Iterator[Finding]:
-    """Return what the doctor says of the server.
+    """Return the findings of the doctor about the server.
 
     Raises
     ------

@@ -215,7 +215,7 @@ class Destination:
                     raise damaged(table, short(row[:3]), error) from error
 
     def tidy(self) -> None:
-        """Let the server count what it has got: it plans by that."""
+        """Let the server count the rows. It plans by their numbers."""
         with self._said():
             for table in names():
                 if table in versions.VIEWS:

@@ -72,7 +72,7 @@ _FORM = "write postgresql://user@host:5432/database?schema=name, and leave the p
 
 
 def parts_of(url: str) -> tuple[str, str]:
-    """Return what libpq gets of *url*, and the schema."""
+    """Return the part of *url* for libpq, and the schema."""
     before, _, query = url.partition("?")
     _check_user(before, query)
     words = [word.partition("=") for word in query.split("&") if word]

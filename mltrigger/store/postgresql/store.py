@@ -2,7 +2,7 @@
 
 Writers take an advisory lock of the schema. So numbers become visible in their order, and a cursor
 passes no event. They hold it for as long as their statements take. The disk is waited for later,
-outside the lock. Readers take no lock and wait for nobody.
+outside the lock. Readers take no lock and do not wait.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class PostgresStore(Combined):
         return lost(self.sessions)
 
     def findings(self) -> list[Finding]:
-        """Return what the doctor says of the server."""
+        """Return the findings of the doctor about the server."""
         try:
             return list(condition.findings(self.sessions))
         except psycopg.Error as error:
@@ -297,7 +297,7 @@ class PostgresStore(Combined):
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
 
     def _begin_anew(self, writer: Session, life: uuid.UUID | None) -> None:
-        """Forget what this process knew of the tables: a crash may have undone some of that."""
+        """Forget the rows that this process has kept. A crash may have undone some of them."""
         self.vocabulary, self.topics = Vocabulary(), Topics()
         self._partitions, self._answer = Partitions(), None
         if life is None:

@@ -75,7 +75,7 @@ def is_cut(error: psycopg.Error) -> bool:
 
 
 def lost(sessions: Sessions) -> tuple[str, str] | None:
-    """Return why the server lets nobody in, and what to do, ``None`` if it does."""
+    """Return why no session can be opened, and the advice. ``None`` if one can."""
     try:
         sessions.open().close()
     except psycopg.Error as error:

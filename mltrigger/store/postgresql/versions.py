@@ -1,7 +1,7 @@
 """The hottest rows as versions with numbers: each change adds one and deletes the one before.
 
-A row that is updated leaves a dead version. While somebody holds a snapshot, none of them goes, and
-each look walks along all of them. Here a look begins at the newest number: it passes no dead one.
+A row that is updated leaves a dead version. An open snapshot keeps all of them, and each look reads
+them. Here a look begins at the newest number, and reads no dead version.
 The views have the names and columns of the tables that the shared statements know.
 """
 
