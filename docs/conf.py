@@ -16,13 +16,14 @@ html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None  # the same sources give the same pages
-html_static_path = ["_static", "images"]
+html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme = "furo"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b5cad", "color-brand-content": "#0b5cad"},
     "dark_css_variables": {"color-brand-primary": "#7ab8ff", "color-brand-content": "#7ab8ff"},
 }
+pygments_dark_style = "github-dark"
 templates_path: list[str] = []
 exclude_patterns = ["_build", "_ext"]
 

@@ -85,7 +85,8 @@ def _directive(kind: str, path: str, *options: str) -> str:
 
 
 def _class(path: str, cls: type, members: list[str]) -> str:
-    text = _directive("class", path, "show-inheritance:")
+    is_error = issubclass(cls, BaseException)
+    text = _directive("class", path, "show-inheritance:" if is_error else "")
     for member in members:
         kind = _kind(cls, member)
         if kind != "attribute" or not _is_described(cls, member):
@@ -107,9 +108,16 @@ def _is_described(cls: type, field: str) -> bool:
 
 
 def keep_line(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Keep the words of a property from napoleon, which takes those before a colon for its type."""
+    """Keep the words of a property from napoleon, which takes those before a colon for its type.
+
+    Take away the parameters of a class that users never make.
+    """
     if what in ("property", "attribute"):
         _kept[name] = list(lines)
+    elif what == "class" and _is_made_by_us(name) and "Parameters" in lines:
+        begin = lines.index("Parameters")
+        ends = [n for n, line in enumerate(lines) if n > begin + 1 and line.startswith("---")]
+        del lines[begin : ends[0] - 1 if ends else None]
 
 
 def give_back(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
@@ -125,8 +133,11 @@ def hide_signature(
     app: Any, what: str, name: str, value: Any, options: Any, signature: Any, returns: Any
 ) -> tuple[str, None] | None:
     """Hide how a class is made that users get from a call and never make."""
-    is_made_by_us = what == "class" and name.rpartition(".")[2] in public_api.MADE_BY_US
-    return ("", None) if is_made_by_us else None
+    return ("", None) if what == "class" and _is_made_by_us(name) else None
+
+
+def _is_made_by_us(name: str) -> bool:
+    return name.rpartition(".")[2] in public_api.MADE_BY_US
 
 
 def write_pages(app: Any) -> None:

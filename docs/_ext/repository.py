@@ -56,8 +56,19 @@ def lead(app: Any, docname: str, content: list[str]) -> None:
     )
     if not file:
         return
+    content[0] = content[0].replace("<!-- cockpit -->", _cockpit())
     origin = _ORIGIN.get(file, f"docs/{file}")
     content[0] = _LINK.sub(lambda link: _led(link, origin, file, docname), content[0])
+
+
+def _cockpit() -> str:
+    """Return the pictures of the cockpit, one for each colour scheme, where there are any."""
+    return "".join(
+        f"```{{image}} images/cockpit-{scheme}.png\n:class: only-{scheme}\n"
+        ":alt: The cockpit: subscriptions with their counts, and their invocations\n```\n\n"
+        for scheme in ("light", "dark")
+        if (DOCS / f"images/cockpit-{scheme}.png").exists()
+    )
 
 
 def _led(link: re.Match[str], origin: str, file: str, docname: str) -> str:
