@@ -106,7 +106,8 @@ class PostgresStore(Combined):
             self.home = self.sessions.home(session)
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            ((self._key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            of = [self.sessions.schema] * 2
+            ((self._key, self.hides_data),) = session.execute(schema.STANDING, of).fetchall()
             self._flush.life = lives.now(session, self.sessions.schema)
         finally:
             session.close()
@@ -394,4 +395,6 @@ class PostgresStore(Combined):
                 return
 
     def _failed(self, error: Exception) -> StoreError:
+        if isinstance(error, psycopg.OperationalError):
+            error.with_traceback(None)  # of an outage: its place in this package tells nothing
         return StoreError(f"store {getattr(self, 'description', 'PostgreSQL')}: {said(error)}")
