@@ -30,7 +30,9 @@ _STANDING = f"""{OFTEN}
 SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT value FROM setting WHERE name = 'generation'),
-  (SELECT max(number) FROM binding WHERE subscription_id = :s), c.last_seq, s.outside
+  (SELECT max(number) FROM binding WHERE subscription_id = :s), c.last_seq, s.outside,
+  EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq
+    AND e.by_rows_us IS NULL AND e.seq <= coalesce(c.last_seq, e.seq))
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
 BEHIND = """
@@ -101,6 +103,12 @@ class Standing(NamedTuple):
     last_seq: int | None = None
     """The last event of a lane that ends."""
     outside: int = 0
+    beyond: int = 1
+    """Whether an event waits behind its cursor."""
+
+    def has_work(self, now_us: int) -> bool:
+        """Whether something can be claimed now."""
+        return bool(self.beyond) or (self.due_us is not None and self.due_us <= now_us)
 
     @property
     def up_to(self) -> int:
