@@ -78,7 +78,9 @@ def lengthen(
         session.execute(
             "SELECT setval('event_seq', %s), setval('lot_seq', %s)", [last, lot + count]
         )
-        session.execute("UPDATE cursor SET next_seq = %s", [last + 1])
+        session.execute(
+            "UPDATE cursor SET next_seq = %s WHERE subscription_id = %s", [last + 1, subscription]
+        )
         session.execute(
             "INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (%s, %s, 'succeeded', %s)",
             [subscription, worker, count],

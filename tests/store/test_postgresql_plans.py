@@ -58,8 +58,13 @@ def rows_read(url: str) -> tuple[int, int]:
 
 
 def work(url: str) -> None:
-    """Be a new worker: subscribe again, and answer a few new events."""
+    """Be a new worker: subscribe again, and answer a few new events.
+
+    Another subscription has a topic where nothing happens. All events of the other topic are behind
+    its cursor.
+    """
     with mt.connect(url) as bus:
+        bus.subscribe("quiet", mt.model(lambda n: n, name="quiet", version="1.0.0"))
         same = mt.model(lambda batch: batch, name="same", version="1.0.0", batch=True)
         sub = bus.subscribe("pages", same, batch_size=1000)
         for n in range(10):
