@@ -69,9 +69,9 @@ SELECT seq FROM single GROUP BY seq HAVING count(*) > 1
 UNION SELECT n.seq FROM single n CROSS JOIN outcome o ON o.subscription_id = :s AND o.seq = n.seq
   WHERE o.{_ENDS}
 UNION SELECT b.seq FROM begun b
-  CROSS JOIN event e ON e.seq = b.seq AND e.by_rows_us IS NULL
   JOIN cursor c ON c.subscription_id = :s AND b.seq >= c.next_seq
-  JOIN subscription s ON s.id = :s AND s.topic_id = e.topic_id
+  JOIN subscription s ON s.id = :s
+  WHERE s.topic_id = (SELECT topic_id FROM event WHERE seq = b.seq AND by_rows_us IS NULL)
 """
 _OUTSIDE = f"""
 SELECT count(*) FROM ({_PLACES}) AS places WHERE seq > :low AND seq <= :high
