@@ -98,8 +98,7 @@ class PostgresStore(Combined):
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
     def _prepare(self) -> None:
-        session = self.sessions.open()
-        try:
+        with self.sessions.reading() as session:  # the first reader has it then
             self.description = f"PostgreSQL, database {session.info.dbname}"
             if self.sessions.schema != SCHEMA:
                 self.description += f", schema {self.sessions.schema}"
@@ -109,8 +108,6 @@ class PostgresStore(Combined):
             of = [self.sessions.schema] * 2
             ((self._key, self.hides_data),) = session.execute(schema.STANDING, of).fetchall()
             self._flush.life = lives.now(session, self.sessions.schema)
-        finally:
-            session.close()
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
