@@ -64,7 +64,7 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     location: str | None = None
-    by_columns, hold_s, is_shared, home = False, 0.05, True, ""
+    by_columns, hold_s, is_shared, home = True, 0.05, True, ""
 
     def __init__(
         self,
