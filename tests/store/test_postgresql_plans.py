@@ -9,6 +9,7 @@ from long_logs import lengthen
 from shared import is_settled, wait_until
 
 import mltrigger as mt
+from mltrigger.store import bulk
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.place import parts_of
 from mltrigger.store.queue import CLAIM_RANGE
@@ -39,6 +40,17 @@ def test_claim_reads_no_events_but_those_that_it_leases(long_topic: str, analyze
         nodes += node.get("Plans", [])
     assert all(node["Actual Rows"] <= 10 for node in nodes)
     assert not any(node.get("Rows Removed by Filter") for node in nodes)
+
+
+@pytest.mark.parametrize("wanted", [set(), {"event_id", "subject", "queue_ms", "output"}])
+def test_columns_of_attempts_come_in_one_order(wanted: set[str]) -> None:
+    """They come by several statements. The server may choose another way for each."""
+    sql = bulk._Reading(None, wanted, 1)._sql  # type: ignore[arg-type]
+    others = [bulk._OUTCOMES.format(columns="1"), bulk._KEYS]
+
+    for each in map(translated, [sql, *others]):
+        assert " ORDER BY seq, attempt LIMIT 1000000000) AS o" in each
+        assert "FROM outcome o" not in each
 
 
 _READ = """

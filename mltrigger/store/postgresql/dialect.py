@@ -22,21 +22,20 @@ from mltrigger.store.postgresql.versions import CONFLICTS
 _NUL = "\u2400"
 """The sign in place of the character NUL, which no text of PostgreSQL can hold."""
 _NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
+_WINDOW = "{o}subscription_id = :s AND {o}seq BETWEEN :low AND :high AND {o}lot_id >= :first"
+_IN_ORDER = (
+    f"FROM (SELECT * FROM outcome WHERE {_WINDOW.format(o='')}"
+    " ORDER BY seq, attempt LIMIT 1000000000) AS o"
+)
 _FIXED = {
     "CAST(group_concat(e.id, '') AS BLOB)": "string_agg(e.id, ''::bytea)",
     "sum(e.id < x'')": "count(*) FILTER (WHERE octet_length(e.id) <> 16)",
     # In each statement about the same attempts they come in the same order. SQLite has but one.
     # A limit keeps the work in one process of the server: several would mix the order.
-    "FROM outcome o CROSS JOIN event e ON e.seq = o.seq WHERE o.subscription_id = :s AND o.seq"
-    " BETWEEN :low AND :high AND o.lot_id >= :first": (
-        "FROM (SELECT * FROM outcome WHERE subscription_id = :s AND seq BETWEEN :low AND :high AND"
-        " lot_id >= :first ORDER BY seq, attempt LIMIT 1000000000) AS o CROSS JOIN event e ON e.seq = o.seq"
+    f"FROM outcome o CROSS JOIN event e ON e.seq = o.seq WHERE {_WINDOW.format(o='o.')}": (
+        f"{_IN_ORDER} CROSS JOIN event e ON e.seq = o.seq"
     ),
-    "FROM outcome o  WHERE o.subscription_id = :s AND o.seq"
-    " BETWEEN :low AND :high AND o.lot_id >= :first": (
-        "FROM (SELECT * FROM outcome WHERE subscription_id = :s AND seq BETWEEN :low AND :high AND"
-        " lot_id >= :first ORDER BY seq, attempt LIMIT 1000000000) AS o"
-    ),
+    f"FROM outcome o  WHERE {_WINDOW.format(o='o.')}": _IN_ORDER,
     "CAST(group_concat(id, '') AS BLOB)": "string_agg(id, ''::bytea)",
     "CAST(group_concat(CASE WHEN is_alike THEN data END, char(30)) AS BLOB)": (
         "string_agg(CASE WHEN is_alike THEN data END, '\\x1e'::bytea)"
@@ -103,7 +102,8 @@ def _one_after_the_other(sql: str, found: re.Match[str]) -> str:
             end = sign.start()
             break
     table, name = found.groups()
-    inner = f"SELECT {_asked(sql, table, name)} FROM {table} {name} WHERE {sql[found.end() : end].strip()} OFFSET 0"
+    given = f"{table} {name} WHERE {sql[found.end() : end].strip()}"
+    inner = f"SELECT {_asked(sql, table, name)} FROM {given} OFFSET 0"
     return f"{sql[: found.start()]}CROSS  JOIN LATERAL ({inner}) AS {name} {sql[end:]}"
 
 
