@@ -262,8 +262,7 @@ def test_a_link_to_the_repository_leads_to_a_file_and_to_a_heading(page: Path) -
     broken = []
     for target, anchor in LINK.findall(re.sub(r"(?ms)^```.*?^```$", "", page.read_text("utf-8"))):
         file = page.parent / target if target else page
-        is_made = target.startswith("api/") or "/api/" in target
-        if not is_made and not file.exists():
+        if not file.exists():
             broken.append(target)
         elif anchor and file.suffix == ".md" and anchor not in anchors(file):
             broken.append(f"{target}#{anchor}")
@@ -303,3 +302,10 @@ def test_a_page_is_in_the_contents_of_the_site() -> None:
     pages = {named(page).removeprefix("docs/").removesuffix(".md") for page in PAGES}
 
     assert pages - listed == {"README", "index"}
+
+
+def test_the_page_of_tutorials_names_every_notebook() -> None:
+    text = (ROOT / "docs" / "tutorials.md").read_text("utf-8")
+    notebooks = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+    assert re.findall(r"notebooks/(\w+\.ipynb)\)", text) == notebooks
