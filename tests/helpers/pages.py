@@ -19,7 +19,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "examples").glob("*.md")),
 ]
-SHELL = ("shell", "bash")
+SHELL = ("shell", "bash", "sh")
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[a-z ]+): (?P<said>[^>]+?) -->\n\n?)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
