@@ -58,6 +58,8 @@ class Page(HTMLParser):
 def complaints(site: Path) -> Iterator[str]:
     """Yield a line for everything that is wrong with *site*."""
     pages = {path.resolve(): Page(path.read_text("utf-8")) for path in site.rglob("*.html")}
+    if not pages:
+        yield f"{site}: there is no page"
     for path, page in sorted(pages.items()):
         name = path.relative_to(site.resolve())
         for file in page.fetched:

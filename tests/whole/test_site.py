@@ -119,7 +119,16 @@ def test_a_style_sheet_that_fetches_is_complained_about(
 
     (tmp_path / "site.css").write_text("@font-face { src: url(https://fonts.org/x.woff2) }")
 
-    assert list(check_site.complaints(tmp_path)) == ["site.css: fetches from outside"]
+    assert "site.css: fetches from outside" in list(check_site.complaints(tmp_path))
+
+
+def test_a_site_without_pages_is_complained_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXT))
+    import check_site
+
+    assert list(check_site.complaints(tmp_path)) == [f"{tmp_path}: there is no page"]
 
 
 @pytest.mark.needs("sphinx")
