@@ -86,6 +86,9 @@ if TYPE_CHECKING:
     invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
     labels = _bus.labels
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
+    plot_latency, plot_outcomes = _bus.plot_latency, _bus.plot_outcomes
+    plot_throughput, plot_timeline = _bus.plot_throughput, _bus.plot_timeline
+    plot_trace = _bus.plot_trace
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
     retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
     subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
@@ -158,6 +161,11 @@ _OF_THE_BUS = (
     "latency",
     "models",
     "plan",
+    "plot_latency",
+    "plot_outcomes",
+    "plot_throughput",
+    "plot_timeline",
+    "plot_trace",
     "prune",
     "publish",
     "publish_batch",
@@ -245,6 +253,11 @@ __all__ = [
     "models",
     "once",
     "plan",
+    "plot_latency",
+    "plot_outcomes",
+    "plot_throughput",
+    "plot_timeline",
+    "plot_trace",
     "prune",
     "publish",
     "publish_batch",

@@ -24,6 +24,7 @@ from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
 from mltrigger.reports.keys import depth_by_key
 from mltrigger.reports.naming import find
+from mltrigger.reports.plots import BusPlots
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @brief_errors
-class Lookup:
+class Lookup(BusPlots):
     """Answers questions about a bus. :class:`~mltrigger.EventBus` adds actions.
 
     Parameters

@@ -51,6 +51,8 @@ DOORS = {
     ("handle", "notebook.dashboard", "dashboard"),
     # The progress bar in a page.
     ("reports.bar", "notebook.progress", "_drawing"),
+    # The charts.
+    ("reports.plots", "notebook.plotting", "drawing"),
 }
 """(module, face, function): opened when somebody calls the function, never at import."""
 MOST_ROOMS = 27
