@@ -351,6 +351,20 @@ def _serving() -> Callable[..., Any]:
     return function
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%%on``, ``%events`` and completion to IPython: ``%load_ext mltrigger``."""
+    from mltrigger.notebook import magics
+
+    magics.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take them away again: ``%unload_ext mltrigger``."""
+    from mltrigger.notebook import magics
+
+    magics.unload(shell)
+
+
 def __getattr__(name: str) -> Any:
     """Load public names at their first use: importing the package costs nothing."""
     if name == "serve":
