@@ -284,25 +284,33 @@ _guard = threading.Lock()
 
 
 def default_bus() -> EventBus:
-    """Return the bus behind the functions of this module. The first call opens it."""
+    """Return the bus behind the functions of this module. The first call opens it.
+
+    Examples
+    --------
+    >>> mt.default_bus() is bus
+    True
+    """
     global _default  # the one state of the module
     with _guard:
         if _default is None or _default.closed:
-            from mltrigger.urls import connect as open_bus
-
-            _default = open_bus()
-        return _default
+            _default = __getattr__("connect")()
+        bus: EventBus = _default
+        return bus
 
 
 def use(url: str | None = None, **aws: Any) -> EventBus:
     """Make the bus at *url* the default bus, and return it. The one before is closed.
 
     *aws*: the options of :func:`connect` for a bus on AWS.
+
+    Examples
+    --------
+    >>> mt.use("memory://") is mt.default_bus()
+    True
     """
     global _default
-    from mltrigger.urls import connect as open_bus
-
-    bus = open_bus(url, **aws)
+    bus: EventBus = __getattr__("connect")(url, **aws)
     close()
     with _guard:
         _default = bus
@@ -310,7 +318,12 @@ def use(url: str | None = None, **aws: Any) -> EventBus:
 
 
 def close() -> None:
-    """Close the default bus, if it is open. The next function that needs one opens it again."""
+    """Close the default bus, if it is open. The next function that needs one opens it again.
+
+    Examples
+    --------
+    >>> mt.close()
+    """
     global _default
     with _guard:
         bus, _default = _default, None
@@ -327,7 +340,7 @@ def _of_the_default_bus(name: str) -> Callable[..., Any]:
 
     from mltrigger.bus import EventBus
 
-    method = getattr(EventBus, name)
+    method = getattr(_with_examples("EventBus", EventBus), name)
 
     @functools.wraps(method)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -351,33 +364,28 @@ def _serving() -> Callable[..., Any]:
     return function
 
 
-def load_ipython_extension(shell: Any) -> None:
-    """Add ``%%on``, ``%events`` and completion to IPython: ``%load_ext mltrigger``."""
-    from mltrigger.notebook import magics
+def _with_examples(name: str, value: Any) -> Any:
+    """Return *value*, documented with its examples."""
+    from mltrigger.notebook import examples
 
-    magics.load(shell)
-
-
-def unload_ipython_extension(shell: Any) -> None:
-    """Take them away again: ``%unload_ext mltrigger``."""
-    from mltrigger.notebook import magics
-
-    magics.unload(shell)
+    return examples.attach(name, value)
 
 
 def __getattr__(name: str) -> Any:
     """Load public names at their first use: importing the package costs nothing."""
     if name == "serve":
-        globals()[name] = _serving()
+        globals()[name] = _with_examples(name, _serving())
         return globals()[name]
     if name in _HOME:
         value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
-        globals()[name] = value
+        globals()[name] = _with_examples(name, value)
         return value
     if name in _OF_THE_BUS:
         function = _of_the_default_bus(name)
         globals()[name] = function
         return function
+    if name in ("load_ipython_extension", "unload_ipython_extension"):  # %load_ext mltrigger
+        return getattr(importlib.import_module("mltrigger.notebook.magics"), name)
     if name in _ROOMS:
         return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
     import difflib

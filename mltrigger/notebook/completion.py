@@ -5,6 +5,7 @@ It never opens a bus, never raises, and reads no store itself.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -82,6 +83,8 @@ _FRAMES: Mapping[str, Mapping[str, Any]] = {
     "explain": frames.EXPLAIN,
 }
 """The columns of frames: ``sub.results()["out"``."""
+EVENTS = ("n", "since", "bus")
+"""The options of ``%events``."""
 _MAGIC = re.compile(r"%{1,2}(on|events)[ \t]+(.*)", re.DOTALL)
 _CALLEE = re.compile(r"((?:\w+\.)*|.*\.)(\w+)$", re.DOTALL)
 _OF_A_FRAME = re.compile(r"(\w+)\([^()]*\)$")
@@ -239,11 +242,9 @@ class Completing:
 
     def _of_magic(self, magic: str, line: str) -> tuple[str, Iterable[str]]:
         """Return the last word of the line of a magic, and the words that fit."""
-        from mltrigger.notebook.magics import options_of_subscribe
-
         words = line.split(" ")
         fragment, before = words[-1], words[-2] if len(words) > 1 else ""
-        options = options_of_subscribe() if magic == "on" else ("n", "since", "bus")
+        options = options_of_subscribe() if magic == "on" else EVENTS
         if fragment.startswith("-"):
             return fragment, [f"--{name.replace('_', '-')}" for name in options]
         name = before.lstrip("-").replace("-", "_") if before.startswith("-") else ""
@@ -258,3 +259,9 @@ class Completing:
 def _versions(known: Known, model: str) -> list[str]:
     mine = [version for name, version in known.versions if name == model]
     return mine or [version for _, version in known.versions]
+
+
+def options_of_subscribe() -> tuple[str, ...]:
+    """Return the options of ``%%on``: the keywords of ``subscribe``, and ``bus``."""
+    known = inspect.signature(EventBus.subscribe).parameters.values()
+    return (*(p.name for p in known if p.kind is p.KEYWORD_ONLY), "bus")

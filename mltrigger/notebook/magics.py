@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import json
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 import mltrigger
 from mltrigger.bus import EventBus
 from mltrigger.errors import NotFound
-from mltrigger.notebook.completion import Completing
+from mltrigger.notebook.completion import EVENTS, Completing, options_of_subscribe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +25,6 @@ _NEWEST = 10
 _ID = "mltrigger"
 _TEXTS = ("name", "version", "emit", "start", "filter_scope", "key", "priority", "since", "bus")
 """Options whose value is a text, even one that looks like a number."""
-_EVENTS = ("n", "since", "bus")
 
 
 @magics_class
@@ -80,7 +78,7 @@ class BusMagics(Magics):
         >>> len(shell.run_line_magic("events", "documents -n 1"))
         1
         """
-        places, options = parsed("%events", line, _EVENTS)
+        places, options = parsed("%events", line, EVENTS)
         if len(places) > 1:
             raise UsageError(f"%events needs one topic, or none, got {len(places)}")
         limit = options.get("n", _NEWEST)
@@ -115,12 +113,6 @@ class BusMagics(Magics):
             raise UsageError(f"%%on needs exactly one function in its cell, found {said}")
         shell.ex(shell.compile(tree, file, "exec"))  # as IPython runs the code of a cell
         return functions[0]
-
-
-def options_of_subscribe() -> tuple[str, ...]:
-    """Return the options of ``%%on``: the keywords of ``subscribe``, and ``bus``."""
-    known = inspect.signature(EventBus.subscribe).parameters.values()
-    return (*(p.name for p in known if p.kind is p.KEYWORD_ONLY), "bus")
 
 
 def parsed(magic: str, line: str, known: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
@@ -162,14 +154,14 @@ def _value(text: str) -> Any:
         return {"True": True, "False": False, "None": None}.get(text, text)
 
 
-def load(shell: InteractiveShell) -> None:
+def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics, and completion. Idempotent."""
-    unload(shell)
+    unload_ipython_extension(shell)
     shell.register_magics(BusMagics)
     shell.Completer.custom_matchers.append(Completing(shell).matcher())
 
 
-def unload(shell: InteractiveShell) -> None:
+def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Take completion and the magics away again."""
     matchers = shell.Completer.custom_matchers
     matchers[:] = [m for m in matchers if getattr(m, "matcher_identifier", None) != _ID]
