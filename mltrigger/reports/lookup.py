@@ -223,7 +223,7 @@ class Lookup(BusPlots):
         With a filter, each event of the archive is checked.
         """
         self._check()
-        return frames.frame(audit(self._store), frames.AUDIT)
+        return frames.carded(frames.frame(audit(self._store), frames.AUDIT), "audit")
 
     def depth_by_key(self, subscription: Any) -> pd.DataFrame:
         """Return the open events of a subscription by key. See ``sub.depth(by="key")``."""

@@ -51,6 +51,8 @@ DOORS = {
     ("handle", "notebook.dashboard", "dashboard"),
     # The progress bar in a page.
     ("reports.bar", "notebook.progress", "_drawing"),
+    # The cards of frames.
+    ("reports.shown", "notebook.cards", "_html"),
     # The charts.
     ("reports.plots", "notebook.plotting", "drawing"),
 }
