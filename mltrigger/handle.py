@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mltrigger.broker import Receipt
     from mltrigger.delivery.on_call import OnCall
-    from mltrigger.notebook.dashboard import Dashboard
+    from mltrigger.notebook.cockpit.widget import Dashboard
     from mltrigger.rollout.service import Rollout
     from mltrigger.run import Run
     from mltrigger.store.registry import Registry
@@ -300,14 +300,16 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         """Return advice for this subscription, with reasons. See ``bus.doctor``."""
         return self._bus.doctor(self.name)
 
-    def dashboard(self, sample: Any = None) -> Dashboard:
-        """Return a live widget: counts, latency, newest invocations, and a button to fire *sample*.
+    def dashboard(self, sample: Any = None, *, read_only: bool = False) -> Dashboard:
+        """Return the live view of ``bus.dashboard()`` with this subscription chosen.
 
-        Without a *sample* the button repeats the newest event of the topic.
+        Its button fires *sample*. Without one it repeats the newest event of the topic.
+        *read_only*: all actions are refused.
         """
-        from mltrigger.notebook.dashboard import Dashboard
+        from mltrigger.notebook.cockpit.widget import Dashboard
 
-        return Dashboard(self, sample)
+        bus: Any = self._bus
+        return Dashboard(bus, self._spec, sample, read_only=read_only)
 
     # -- what to do with it ------------------------------------------------------------------------
 

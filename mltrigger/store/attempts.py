@@ -43,6 +43,7 @@ COLUMNS = {
     "subject": "e.subject",
     "seq": "i.seq",
     "row": "i.id",
+    "traceback": "i.traceback",
 }
 
 # CROSS JOIN says which table is read first. Attempts are found by their events, or by their lots.
@@ -65,7 +66,7 @@ RUNNING = """
   NULL AS reason, visible_us, received_us, CAST(NULL AS BIGINT) AS started_us,
   CAST(NULL AS BIGINT) AS finished_us, CAST(NULL AS BIGINT) AS settled_us,
   CAST(NULL AS BIGINT) AS batch_size, worker_id, NULL AS output, NULL AS error_type,
-  NULL AS error, NULL AS stdout, NULL AS measures FROM leased)
+  NULL AS error, NULL AS traceback, NULL AS stdout, NULL AS measures FROM leased)
 """
 FROM = """
 FROM {attempts} i

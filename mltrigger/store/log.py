@@ -27,6 +27,7 @@ from mltrigger.store.effects import Effects
 from mltrigger.store.figures import FigureReader
 from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
+from mltrigger.store.glance import Glance
 from mltrigger.store.keys import time_of
 from mltrigger.store.labels import Labels
 from mltrigger.store.latencies import Latencies
@@ -160,7 +161,7 @@ class Log:
         self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
         self.effects, self.labels = Effects(store, clock), Labels(store, clock)
-        self.figures = FigureReader(store, clock)
+        self.figures, self.glance = FigureReader(store, clock), Glance(store)
 
     @property
     def home(self) -> str:
