@@ -23,6 +23,8 @@ from mltrigger.text import count
 Effects = Literal["recorded", "live"]
 _EFFECTS = ("recorded", "live")
 _STEP = 1_000
+_CHOSEN = "chosen"
+"""The purpose of a replay of events that were named."""
 _THOSE = "e.seq BETWEEN :low AND :high AND (e.by_rows_us IS NULL OR e.by_rows_us <= :now)"
 _NEWEST = f"""
 SELECT e.seq FROM event e JOIN topic t ON t.id = e.topic_id
@@ -89,7 +91,7 @@ def replay(
     if events is not None:
         if not (since is None and until is None and limit is None):
             raise InvalidPolicy("events= names all events: leave since, until and limit out")
-        settings = _settings(effects, why, by) | {"chosen": True}
+        settings = _settings(effects, why, by) | {"purpose": _CHOSEN}
         policy = policy_of(spec, concurrency, max_rate_per_s)
         return _chosen(rollout, spec, version, _numbers(rollout, spec, events), settings, policy)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -97,7 +99,7 @@ def replay(
     meant = str(rollout.meant(spec, version))
     policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why, by)
     low, high, cut = _range(rollout, spec, since, until)
-    asked = {"since": _said(since), "until": _said(until), "limit": limit}
+    asked = {"since": _said(since), "until": _said(until), "limit": limit, "purpose": None}
     low, total = _limited(rollout, spec, low, high, limit)
     if not total and total is not None:
         raise NotFound(
@@ -234,6 +236,6 @@ def shown(settings: Mapping[str, Any]) -> str:
     parts = [f"{name} {settings[name]}" for name in ("since", "until") if settings.get(name)]
     if settings.get("limit"):
         parts.append(f"the newest {settings['limit']:,}")
-    if settings.get("chosen"):
+    if settings.get("purpose") == _CHOSEN:
         parts.append(count(settings["total"], "event"))
     return ", ".join(parts)

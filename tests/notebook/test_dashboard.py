@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from ipywidgets.widgets import widget as ipywidgets_registry
+from mltrigger.notebook.dashboard import Dashboard, snapshot
+from mltrigger.notebook.snapshot import NEWEST, WINDOW
 
 import mltrigger as mt
 from mltrigger.notebook import dashboard as module
 from mltrigger.notebook.charts import ms
-from mltrigger.notebook.dashboard import Dashboard, snapshot
-from mltrigger.notebook.snapshot import NEWEST, WINDOW
 from mltrigger.testing import Failing
 
 HOSTILE = "<img src=x onerror=alert(1)>"
