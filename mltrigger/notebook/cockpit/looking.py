@@ -93,6 +93,10 @@ class Looker:
         """Look at another subscription from the next look on."""
         self._chosen = name
 
+    def forget(self) -> None:
+        """Read everything at the next look."""
+        self._found = None
+
     def look(self) -> Found:
         """Return the present state. Nothing is read again while nothing has happened.
 

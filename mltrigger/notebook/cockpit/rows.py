@@ -51,7 +51,7 @@ def page(bus: EventBus, chosen: str | None, given: Given) -> dict[str, Any]:
     before = given.whole("before", -(2**63)) if "before" in given else None
     limit = given.whole("limit", 1) if "limit" in given else 100
     found = bus.log.matching(_COLUMNS, wanted, before, min(limit, MOST_ROWS))
-    answer = {"rows": _shown(bus, found.rows), "next": found.next}
+    answer: dict[str, Any] = {"rows": _shown(bus, found.rows), "next": found.next}
     if found.looked_us is not None:
         answer["looked"] = iso(found.looked_us)
     if before is None:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,8 @@ CLOSED, DISK_FAILED = "closed", "stopped by the store"
 RATE_HZ = 5.0
 """The shortest time between two changes of the widget. The last state wins."""
 _SHARE = 0.05
-"""The largest share of time for looking. A slow store is asked less often."""
-_POLL_S = 1.0
+"""The largest share of a processor for looking. A large bus is asked less often."""
+_MOST_REST_S, _POLL_S = 10.0, 1.0
 BEAT_S = 2.0
 """How often the kernel says that it lives. The front end takes long silence for its end."""
 _VIEW = Path(__file__).parent / "view"
@@ -119,7 +119,7 @@ class Dashboard(anywidget.AnyWidget):
         )
         self.on_msg(self._heard)
         self.observe(self._viewed, "_view_count")
-        arguments = (me, bus.wakeup, self._stopped)
+        arguments = (me, bus.wakeup, self._stopped, lambda: bus.closed)
         threading.Thread(
             target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True
         ).start()
@@ -172,6 +172,7 @@ class Dashboard(anywidget.AnyWidget):
             histogram. Without them a notebook that runs again shows the same: counts by outcome,
             and the newest events in the order of publishing. This form is saved beside the widget.
         """
+        self._looker.forget()  # a trouble of the store is said, too
         self.refresh()
         return static.page(self._bus, self._looker.spec, self.state, times)
 
@@ -267,17 +268,25 @@ def _title(bus: EventBus) -> str:
     return f"SQLite file {where}" if where.endswith((".db", ".sqlite", ".sqlite3")) else where
 
 
-def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.Event) -> None:
+def _follow(
+    widget: weakref.ref[Dashboard],
+    wakeup: Wakeup,
+    stopped: threading.Event,
+    closed: Callable[[], bool],
+) -> None:
     """Refresh the widget whenever something ended, until the widget or the bus is closed."""
     while True:
-        seen, began = wakeup.generation("done"), time.monotonic()
+        seen, began_s = wakeup.generation("done"), time.thread_time()
         dashboard = widget()
         if dashboard is None or not dashboard.follow():
             return
         del dashboard  # hold nothing while waiting, so that an unused widget can be freed
-        spent_s = time.monotonic() - began
-        if stopped.wait(max(1 / RATE_HZ, spent_s / _SHARE)):
-            return
+        spent_s = time.thread_time() - began_s
+        rest_s = min(max(1 / RATE_HZ, spent_s / _SHARE), _MOST_REST_S)
+        while rest_s > 0 and not closed():
+            if stopped.wait(min(rest_s, _POLL_S)):
+                return
+            rest_s -= _POLL_S
         wakeup.wait("done", seen, min(_POLL_S, wakeup.poll_s))
         if stopped.is_set():
             return
