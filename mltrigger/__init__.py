@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     # signatures.
     _bus = EventBus.__new__(EventBus)
     alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
+    dashboard = _bus.dashboard
     doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
     invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
     labels = _bus.labels
@@ -147,6 +148,7 @@ _OF_THE_BUS = (
     "audit",
     "backup",
     "cancel",
+    "dashboard",
     "doctor",
     "events",
     "explain",
@@ -231,6 +233,7 @@ __all__ = [
     "cancel",
     "close",
     "connect",
+    "dashboard",
     "default_bus",
     "doctor",
     "events",
