@@ -159,6 +159,7 @@ function cockpitOf(model, el) {
   const said = notices();
   const soon = paced(() => draw());
   let doneUntil = 0;
+  let drawnWord = null;
   const cockpit = {
     root,
     talk: new Talk(model, soon),
@@ -204,7 +205,9 @@ function cockpitOf(model, el) {
 
   function draw() {
     const { state } = cockpit;
-    if (!state?.picture || !eyes.seen) return;
+    // Unseen, only the end of the kernel is drawn: nothing may look alive that is not.
+    if (!state?.picture || (!eyes.seen && cockpit.talk.word === drawnWord)) return;
+    drawnWord = cockpit.talk.word;
     mark(root, "data-gone", cockpit.talk.live || cockpit.talk.word === "waiting for the kernel" ? "no" : "yes");
     head.patch(state);
     buttons.patch();
