@@ -257,7 +257,7 @@ class _Walk:
             return len(self.step(_LEAST))
         floor = self._floor()
         limited = f"SELECT i.id {sql.attempts} LIMIT :limit"
-        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS some", floor, most)
+        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS found", floor, most)
         self.top = floor
         self._took(self._timer() - begun_s)
         return int(n)
