@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 VIEW = ROOT / "mltrigger" / "notebook" / "cockpit" / "view"
 FAKE = ROOT / "tests" / "data" / "cockpit" / "fake_kernel.js"
+NUMBERS = (
+    ".mlt-tile dd, .mlt-number, .mlt-cell-queue, .mlt-cell-model, .mlt-cell-total, .mlt-cell-started,"
+    " .mlt-node-facts, .mlt-lane-said, .mlt-plot text, .mlt-count"
+)
+"""Where the cockpit shows numbers."""
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>cockpit</title>
 <style>body {{ margin: 0; padding: 8px; font-family: system-ui, sans-serif; background: {background}; color-scheme: light dark; }}
 h1 {{ color: light-dark(#444, #ccc); font-size: 14px; }}

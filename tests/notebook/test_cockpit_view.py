@@ -17,10 +17,6 @@ pytestmark = [
 ]
 
 HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
-NUMBERS = (
-    ".mlt-tile dd, .mlt-number, .mlt-cell-queue, .mlt-cell-model, .mlt-cell-total, .mlt-cell-started,"
-    " .mlt-node-facts, .mlt-lane-said, .mlt-plot text, .mlt-count"
-)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +112,7 @@ def test_axe_finds_nothing_anywhere(opened: Any, width: int, scheme: str) -> Non
 
 @pytest.mark.parametrize("width", [400, 620, 900, 1280])
 def test_no_number_is_cut_and_nothing_is_wider_than_the_page(opened: Any, width: int) -> None:
-    from cockpit_page import cut_texts
+    from cockpit_page import NUMBERS, cut_texts
 
     page = opened(width=width)
     for place in walk_through(page):
@@ -381,7 +377,7 @@ def test_read_only_view_has_no_button_that_changes_anything(opened: Any) -> None
         enabled = page.locator("[data-action]:enabled:visible").evaluate_all(
             "nodes => nodes.map((node) => node.dataset.action)"
         )
-        assert set(enabled) <= {"dry_run"}, place
+        assert enabled == [], place
 
 
 # -- life ------------------------------------------------------------------------------------------

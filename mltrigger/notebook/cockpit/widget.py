@@ -105,6 +105,7 @@ class Dashboard(anywidget.AnyWidget):
         self._title = _title(bus)
         # 0, not None: asks the front end to count its views
         super().__init__(state={**self._shown(), "at": now()}, _view_count=0)
+        _answer_in_their_subshell(self.comm)
         # the parts hold the widget weakly, so that an unused one can be freed
         me = weakref.ref(self)
         self._answerer = Answerer(
@@ -260,6 +261,16 @@ def _look(widget: weakref.ref[Dashboard]) -> None:
 
 def _send(widget: weakref.ref[Dashboard], message: dict[str, Any]) -> None:
     _of(widget).send(message)
+
+
+def _answer_in_their_subshell(comm: Any) -> None:
+    """Let the questions of the view go to the subshell that they name.
+
+    ipykernel 7.4 sends a message of a view to the shell that spoke on its comm last. For state sent
+    by a thread that is the main one: a pause would wait for the running cell.
+    """
+    if hasattr(comm, "_reply_subshell_for"):
+        comm._reply_subshell_for = lambda data, named: named
 
 
 def _title(bus: EventBus) -> str:

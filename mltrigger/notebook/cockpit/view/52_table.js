@@ -42,13 +42,14 @@ const HEADS = [["started", "started"], ["event", "event"], ["subscription", "sub
 function invocationTable(cockpit, filter, opened) {
   const count = h("p", { class: "mlt-count", role: "status" });
   const newer = button("", () => reload(), { class: "mlt-button mlt-small mlt-newer" });
+  const further = button("Look further back", () => more(), { class: "mlt-button mlt-small" });
   const space = h("div", { class: "mlt-space", role: "rowgroup" });
   const head = h("div", { role: "rowgroup", class: "mlt-table-head" }, h("div", { role: "row", class: "mlt-row" }, HEADS.map(([name, text]) =>
     h("span", { role: "columnheader", class: `mlt-cell mlt-cell-${name}` }, text))));
   const body = h("div", { class: "mlt-body" }, head, space);
   const grid = h("div", { role: "grid", class: "mlt-rows", "aria-label": "Invocations" }, body);
   const empty = h("p", { class: "mlt-empty" });
-  const node = h("div", { class: "mlt-invocations" }, h("div", { class: "mlt-bar" }, count, newer), grid, empty);
+  const node = h("div", { class: "mlt-invocations" }, h("div", { class: "mlt-bar" }, count, newer, further), grid, empty);
 
   let rows = [];
   let places = new Map();
@@ -62,6 +63,7 @@ function invocationTable(cockpit, filter, opened) {
   let timer = null;
   const shown = new Map();
   show(newer, false);
+  show(further, false);
   show(empty, false);
 
   const height = () => parseFloat(getComputedStyle(grid).getPropertyValue("--mlt-row")) || 36;
@@ -98,11 +100,18 @@ function invocationTable(cockpit, filter, opened) {
       mark(view.node, "tabindex", key === active ? "0" : "-1");
     }
     for (const { node: old } of spare) old.remove();
-    if (next !== null && rows.length < KEEP && bottom > rows.length - PAGE / 2) more();
+    if (next !== null && further.hidden && rows.length < KEEP && bottom > rows.length - PAGE / 2) more();
+  }
+
+  // A search for a text stops after a while, and says how far it has looked.
+  function searched({ looked, next: rest }) {
+    show(further, Boolean(looked) && rest !== null);
+    if (looked) put(further, `Looked back to ${moment(looked)}: look further`);
   }
 
   function say(found) {
     put(count, `${found.count_is === "at least" ? "at least " : ""}${plural(found.count ?? rows.length, "attempt")}`);
+    searched(found);
     mark(grid, "aria-rowcount", found.count_is === "exact" ? found.count + 1 : -1);
     show(empty, rows.length === 0);
     show(grid, rows.length > 0);
@@ -148,6 +157,9 @@ function invocationTable(cockpit, filter, opened) {
       const page = found.rows.filter((row) => !places.has(keyOf(row)));
       rows = rows.concat(page);
       next = found.next;
+      searched(found);
+      show(empty, rows.length === 0);
+      show(grid, rows.length > 0);
       index();
       loading = false;
       draw();

@@ -72,8 +72,11 @@ function drawer(cockpit, closed) {
   function fill(row, found) {
     const args = { seq: row.seq, subscription: row.subscription };
     const apply = new Set(found.actions ?? ROW_ACTIONS);
+    const start = { data: spread(found.payload ?? ""), version: row.version };
+    // Data that are no text, or were cut, are delivered as they are.
+    const fields = (name) => ACTIONS[name].fields.filter((one) => !one.keep || found.editable !== false);
     actions.replaceChildren(...ROW_ACTIONS.filter((name) => apply.has(name)).map((name) =>
-      cockpit.control(name, args, { ...ACTIONS[name], start: { data: spread(found.payload ?? ""), version: row.version, path: `${row.subscription}-${row.seq}.case.json` }, mediaType: found.media_type })));
+      cockpit.control(name, args, { ...ACTIONS[name], fields: fields(name), start, mediaType: found.media_type })));
     show(actions, actions.children.length > 0);
     content.replaceChildren(...[
       textBlock("Error", found.error, { error: true }),

@@ -74,7 +74,7 @@ function preparedForm(cockpit, action, args, spec) {
   code.set("");
 
   function read() {
-    const found = { ...(typeof args === "function" ? args() : args) };
+    const found = { ...givenOf(args) };
     for (const [{ name }, one] of fields) {
       const value = one.read();
       if (value !== undefined) found[name] = value;
@@ -134,7 +134,7 @@ function openDialog(cockpit, action, args, spec) {
 
   const patch = () => {
     const { ready } = form;
-    confirm.disabled = busy || !ready || !cockpit.may(action) || ready.number === 0;
+    confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || ready.number === 0;
     const n = ready?.number;
     put(confirm, n == null || n === 1 ? spec.go : `${spec.go} ${plural(n, "event")}`);
     show(confirm, !done);

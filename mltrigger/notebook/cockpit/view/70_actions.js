@@ -9,7 +9,7 @@ const ACTIONS = {
   },
   redrive: {
     title: "Redrive", go: "Redrive", about: "Delivers this event again. Edit the payload to deliver a mended one.",
-    fields: [{ name: "data", kind: "json", label: "Payload", keep: true }],
+    fields: [{ name: "data", kind: "json", label: "Payload", keep: true, hint: "It is checked against the schema of the model. Unchanged: the event goes as it is stored." }],
   },
   dry_run: {
     title: "Dry run", go: "Run", stays: true, about: "Runs a version on this event here. Nothing is recorded.",
@@ -21,7 +21,7 @@ const ACTIONS = {
   },
   export_case: {
     title: "Export as test case", go: "Export", stays: true, about: "Writes the event and the expected output to a file that pytest runs.",
-    fields: [{ name: "path", label: "File name" }],
+    fields: [{ name: "path", label: "File name", hint: "Empty: named after the event. It ends in .case.json." }],
   },
   bulk_redrive: {
     title: "Redrive all", go: "Redrive", about: "Delivers all dead events that match the filter again.",
@@ -57,6 +57,8 @@ const ACTIONS = {
 
 const VERSION_ACTIONS = ["shadow", "canary", "promote", "rollback", "correct", "replay"];
 
+const givenOf = (args) => (typeof args === "function" ? args() : args);
+
 // A button of an action. A click acts at once, or opens the dialog; the line of Python shows on focus and under the pointer.
 function controls(cockpit) {
   const all = new Set();
@@ -64,9 +66,9 @@ function controls(cockpit) {
   let timer = null;
 
   async function preview(action, args) {
-    const given = typeof args === "function" ? args() : args;
+    const given = givenOf(args);
     const key = JSON.stringify([action, given, cockpit.state.chosen]);
-    if (!cockpit.may(action)) return;
+    if (!cockpit.may(action, given)) return;
     try {
       if (!codes.has(key)) {
         if (codes.size > 200) codes.clear();
@@ -81,7 +83,7 @@ function controls(cockpit) {
   async function atOnce(node, action, args) {
     node.setAttribute("aria-busy", "true");
     try {
-      cockpit.did(action, await cockpit.talk.act(action, typeof args === "function" ? args() : args, true));
+      cockpit.did(action, await cockpit.talk.act(action, givenOf(args), true));
     } catch (error) {
       cockpit.notice(error.message, true);
     } finally {
@@ -100,6 +102,7 @@ function controls(cockpit) {
       node.addEventListener("pointerenter", look);
       node.addEventListener("focus", look);
     }
+    node.mltArgs = args;
     all.add(new WeakRef(node));
     enable(node);
     return node;
@@ -107,10 +110,11 @@ function controls(cockpit) {
 
   function enable(node) {
     const action = node.dataset.action;
-    const off = !cockpit.may(action);
+    const off = !cockpit.may(action, givenOf(node.mltArgs));
     if (node.disabled !== off) node.disabled = off;
-    const said = cockpit.state.controls?.[action]?.title;
-    mark(node, "title", cockpit.talk.live ? said : "Nobody would hear it: run the cell again");
+    const said = cockpit.state.controls?.[action];
+    if (!cockpit.talk.live) mark(node, "title", "Nobody would hear it: run the cell again");
+    else mark(node, "title", said?.enabled === !off ? said.title : null);
   }
 
   return {
@@ -136,7 +140,7 @@ function versionsTab(cockpit) {
   for (const action of VERSION_ACTIONS) {
     const spec = ACTIONS[action];
     const card = h("section", { class: "mlt-card", "aria-label": spec.title }, h("h3", {}, spec.title), h("p", { class: "mlt-muted" }, spec.about),
-      h("div", { class: "mlt-buttons" }, cockpit.control(action, action === "replay" ? { filter: {} } : {}, versionSpec(action), { "aria-label": `${spec.title} …` })));
+      h("div", { class: "mlt-buttons" }, cockpit.control(action, {}, versionSpec(action), { "aria-label": `${spec.title} …` })));
     forms.set(action, card);
     list.append(card);
   }

@@ -2,6 +2,7 @@
 
 const WORDS = 400;
 const FLIPS_SHOWN = 25;
+const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
 const tokens = (text) => text.match(/\w+|\s+|[^\w\s]/gu) ?? [];
 
@@ -43,8 +44,8 @@ function sides(flip, old, fresh) {
 }
 
 function flipItem(flip, old, fresh) {
-  const facts = [flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
-  return h("li", { class: "mlt-flip" }, h("p", { class: "mlt-flip-head" }, h("strong", {}, flip.event || `event ${flip.seq}`), h("span", { class: "mlt-muted" }, ` ${facts}`)), sides(flip, old, fresh));
+  const facts = [STATES[flip.state] ?? "", flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
+  return h("li", { class: "mlt-flip" }, h("p", { class: "mlt-flip-head" }, h("strong", {}, flip.event || `event ${flip.seq}`), h("span", { class: "mlt-muted" }, ` ${facts}`)), flip.error ? h("p", { class: "mlt-problem" }, flip.error) : null, sides(flip, old, fresh));
 }
 
 const intervalText = (interval) => (Array.isArray(interval) ? interval.map((n) => (n == null ? "–" : percent(n))).join(" to ") : String(interval ?? "–"));
@@ -86,7 +87,7 @@ function compareTab(cockpit) {
 
   function fill(found, args) {
     const verdict = verdictBlock(found);
-    const names = { old: args.old, new: args.new };
+    const names = { old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
     const promote = { ...ACTIONS.promote, fields: [ACTIONS.promote.fields[1]], extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
     const counts = Object.entries(found.counts ?? {}).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
@@ -103,7 +104,7 @@ function compareTab(cockpit) {
       h("div", { class: "mlt-buttons" }, cockpit.control("promote", { version: args.new }, promote), cockpit.control("report", names, ACTIONS.report, {})),
       counts.length ? h("dl", { class: "mlt-tiles" }, counts) : null,
       found.slices?.length ? dataTable("Agreement by slice", ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
-      h("h3", {}, flips.length ? `${plural(flips.length, "flip")}, worst first` : "No flips: the versions agree"), list, rest].filter(Boolean));
+      h("h3", {}, flips.length ? `${plural(found.flips_in_all ?? flips.length, "flip")}, ${found.flips_in_all > flips.length ? `the ${whole(flips.length)} worst` : "worst first"}` : "No flips: the versions agree"), list, rest].filter(Boolean));
   }
 
   const versions = whenChanged(({ names }) => names?.versions, ({ names }) => {

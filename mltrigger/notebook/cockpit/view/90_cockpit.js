@@ -164,7 +164,12 @@ function cockpitOf(model, el) {
     talk: new Talk(model, soon),
     get state() { return model.get("state"); },
     get seen() { return eyes.seen; },
-    may: (action) => cockpit.talk.live && !(cockpit.state.read_only && !["dry_run"].includes(action)) && cockpit.state.controls?.[action]?.enabled !== false,
+    may(action, given = {}) {
+      if (!cockpit.talk.live || cockpit.state.read_only) return false;
+      // Arguments that name their subscription need none that is chosen.
+      const named = given.subscription ?? given.filter?.subscription;
+      return (cockpit.state.chosen === null && named !== undefined) || cockpit.state.controls?.[action]?.enabled !== false;
+    },
     notice: (text, bad) => said.say(text, bad),
     // The line of what was done stays for a while, also when the pointer happens to be over another button.
     code: (text) => text && performance.now() > doneUntil && code.set(text),
