@@ -103,15 +103,17 @@ function axes(svg, width, { x, y, xTicks, yTicks, xLabel, yLabel, xText, yText }
   svg.replaceChildren(...parts);
 }
 
+// A value without a neighbour is a dot: a line of one point cannot be seen.
 function line(svg, points, series, kind = "") {
   let d = "";
-  let pen = "M";
-  for (const point of points) {
-    if (!point) { pen = "M"; continue; }
-    d += `${pen}${point[0].toFixed(1)} ${point[1].toFixed(1)}`;
-    pen = "L";
-  }
-  if (d) svg.append(s("path", { class: "mlt-line", "data-series": series, "data-kind": kind, d }));
+  const dots = [];
+  points.forEach((point, i) => {
+    if (!point) return;
+    const [x, y] = [point[0].toFixed(1), point[1].toFixed(1)];
+    d += `${points[i - 1] ? "L" : "M"}${x} ${y}`;
+    if (!points[i - 1] && !points[i + 1]) dots.push(s("circle", { class: "mlt-dot", "data-series": series, cx: x, cy: y, r: kind === "p95" ? 2 : 3 }));
+  });
+  if (d) svg.append(s("path", { class: "mlt-line", "data-series": series, "data-kind": kind, d }), ...dots);
 }
 
 function nothing({ svg, width, legend }) {

@@ -90,7 +90,8 @@ function compareTab(cockpit) {
     const names = { old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
     const promote = { ...ACTIONS.promote, fields: [ACTIONS.promote.fields[1]], extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
-    const counts = Object.entries(found.counts ?? {}).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
+    // The first count is that of all pairs; of the others those that are not zero.
+    const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
     const flips = found.flips ?? [];
     const list = h("ol", { class: "mlt-flips" });
     const rest = button("", () => grow());
