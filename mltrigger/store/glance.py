@@ -5,7 +5,8 @@ A view looks several times a second. So each look reads only the news since the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.store.attempts import NEWEST
@@ -15,6 +16,8 @@ from mltrigger.store.transaction import Reader, Row, Store
 
 FAILED = tuple(CODES[outcome] for outcome in ("failed", "dead", "abandoned"))
 """The numbers of the outcomes that a chart of failures counts."""
+ANEW_S = 60.0
+"""Events are counted anew so often. Retention deletes once a minute."""
 
 # One look each: both together would read the whole index.
 _ENDS = """
@@ -97,16 +100,26 @@ class Attempt(NamedTuple):
 
 
 class Published:
-    """Counts the events of each topic. A look reads the events since the last one."""
+    """Counts the events of each topic. A look reads the events since the last one.
 
-    def __init__(self) -> None:
+    Now and then all are counted anew, since old ones are deleted.
+
+    Parameters
+    ----------
+    monotonic : callable
+        Returns seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._counts: dict[str, tuple[int, int]] = {}
-        self._first = 0
+        self._first, self._anew_s = 0, 0.0
 
     def look(self, reader: Reader, ends: Ends) -> dict[str, int]:
         """Return the number of kept events by topic."""
-        if ends.first != self._first:  # old ones were deleted
-            self._counts, self._first = {}, ends.first
+        now_s = self._monotonic()
+        if ends.first != self._first or now_s >= self._anew_s:
+            self._counts, self._first, self._anew_s = {}, ends.first, now_s + ANEW_S
         for number, name in reader.query(_TOPICS, {}):
             n, after = self._counts.get(name, (0, 0))
             if after < ends.last:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from mltrigger.store.archive import ARCHIVED
 from mltrigger.store.attempts import (
-    BY_EXCEPTIONS,
     BY_LOTS,
     COLUMNS,
     FROM,
@@ -17,7 +16,6 @@ from mltrigger.store.attempts import (
     settled_since,
     where_of,
 )
-from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.event_keys import Keys
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import OUTCOMES
@@ -153,16 +151,11 @@ class Pages:
         return [row[: len(columns)] for row in self._verified(rows, len(columns))[::-1]]
 
     def _walk(self, columns: Sequence[str], before: int | None) -> _Walk:
-        conditions, wanted = self._conditions, self._matching
-        # an answer that went well has no reason but one
-        is_exception = "succeeded" not in (wanted.outcomes or ("succeeded",)) or (
-            wanted.reasons is not None and CORRECTED not in wanted.reasons
-        )
+        conditions = self._conditions
         where = where_of([*conditions.recorded, INVOKED, _WITHIN])
-        attempts = BY_EXCEPTIONS if is_exception else BY_LOTS
         sql = _Sql(
             self._select(columns),
-            f"{FROM.format(attempts=attempts)} {where}",
+            f"{FROM.format(attempts=BY_LOTS)} {where}",
             conditions.parameters,
             len(columns),
             self._is_looked_at,
@@ -257,7 +250,7 @@ class _Walk:
             return len(self.step(_LEAST))
         floor = self._floor()
         limited = f"SELECT i.id {sql.attempts} LIMIT :limit"
-        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS some", floor, most)
+        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS found", floor, most)
         self.top = floor
         self._took(self._timer() - begun_s)
         return int(n)

@@ -351,6 +351,7 @@ def recorded(bus: mt.EventBus) -> str:
     return str(front.ask("recorded")["code"])
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)  # a server has no copy
 @pytest.mark.parametrize("default", [False, True])
 def test_the_recorded_cell_does_the_same_to_a_copy_of_the_log(
     url: str, tmp_path: Path, default: bool, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,8 @@ from pandas.testing import assert_frame_equal
 from shared import is_settled, wait_until
 
 import mltrigger as mt
-from mltrigger.store.matching import folded
+from mltrigger.store import matched
+from mltrigger.store.matching import Matching, folded
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES, ROLES
 from mltrigger.testing import SimulatedClock
 
@@ -104,7 +105,7 @@ class Slow:
         if name == "until":
             return bool(row["received_at"] < value)
         if name == "text":
-            return self.is_told(row, folded(value))
+            return self.is_told(row, shown(value))
         return value == "all" or row[name] in values
 
     def is_told(self, row: dict[str, Any], needle: str) -> bool:
@@ -114,7 +115,12 @@ class Slow:
         places = [output, said, self.subjects[row["event_id"]], row["event_id"]]
         written = json.loads(output) if output else None
         places += list(map(str, written.values())) if isinstance(written, dict) else []
-        return any(place and needle in folded(place) for place in places)
+        return any(place and needle in shown(place) for place in places)
+
+
+def shown(text: str) -> str:
+    """Return a text in small letters. PostgreSQL has a sign in place of NUL."""
+    return folded(text).replace("\0", "␀")
 
 
 def at(clock: SimulatedClock, back_s: float) -> datetime:
@@ -197,3 +203,179 @@ def test_filters_find_the_attempts_that_a_look_at_the_whole_frame_finds(
         )
         found += len(got) > 0
     assert found > len(CASES)
+
+
+COLUMNS = ("seq", "subscription", "attempt", "role", "outcome", "row")
+WANTED = [
+    Matching(),
+    Matching(roles=ROLES),
+    Matching(roles=("shadow",)),
+    Matching(outcomes=("dead",)),
+    Matching(outcomes=("dead", "running")),
+    Matching(outcomes=("succeeded",), versions=("1.1.0",)),
+    Matching(reasons=("rejected",)),
+    Matching(keys=("north", "x")),
+    Matching(text="é"),
+    Matching(text="É", roles=ROLES),
+    Matching(text="nowhere"),
+]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+def test_pages_put_together_are_all_that_match_and_the_newest_come_first(
+    lived: mt.EventBus, limit: int
+) -> None:
+    for wanted in WANTED:
+        whole = lived.log.matched(COLUMNS, wanted, None)
+        pages, before = [], None
+        while True:
+            page = lived.log.matching(COLUMNS, wanted, before, limit)
+            assert len(page.rows) <= limit
+            pages += page.rows
+            if (before := page.next) is None:
+                break
+            assert page.rows
+        running = [row for row in whole if row[4] == "running"]
+        recorded = [row for row in whole if row[4] != "running"]
+        first = [*running[::-1]][:limit]  # those that one page has no room for are left out
+        assert pages == first + recorded[::-1]
+
+
+def test_page_of_a_cursor_stays_the_same_when_more_is_recorded(lived: mt.EventBus) -> None:
+    first = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), limit=3)
+    second = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
+    sub, n = lived.subscription("pages"), lived.log.tallies()[lived.spec("pages").id]["dead"]
+    sub.redrive()
+    sub.start()
+    wait_until(lambda: lived.log.tallies()[lived.spec("pages").id]["dead"] >= 2 * n)
+
+    again = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
+    assert again.rows == second.rows
+    assert lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), limit=3).rows != first.rows
+
+
+def test_count_is_that_of_the_rows_or_more_than_the_limit(lived: mt.EventBus) -> None:
+    pages = lived.spec("pages").id
+    for wanted in [*WANTED, Matching(pages), Matching(pages, outcomes=("dead", "succeeded"))]:
+        n = len(lived.log.matched(("seq",), wanted, None))
+        assert lived.log.count(wanted) == (n, True), wanted
+        if n > 2 and not wanted.is_plain:
+            assert lived.log.count(wanted, at_most=2) == (2, False), wanted
+        assert lived.log.count(wanted, at_most=n) == (n, True), wanted
+
+
+def test_seqs_are_the_events_that_match_each_once(lived: mt.EventBus) -> None:
+    for wanted in WANTED:
+        expected = {
+            seq
+            for seq, _, _, _, outcome, _ in lived.log.matched(COLUMNS, wanted, None)
+            if outcome != "running"
+        }
+        lists = list(lived.log.seqs(wanted, size=4))
+        assert all(0 < len(each) <= 4 for each in lists)
+        found = [seq for each in lists for seq in each]
+        assert (len(found), {*found}) == (len(expected), expected)
+
+
+def test_a_look_that_takes_too_long_ends_and_says_how_far_it_was(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.store.matched._LEAST", 8)
+    seconds = itertools.count()
+    monkeypatch.setattr(type(lived.log), "_timer", lambda _: float(next(seconds)))
+    wanted, looked, before, rows, pages = Matching(text="page-a-1"), [], matched.FIRST, [], 0
+    while before is not None:
+        page = lived.log.matching(COLUMNS, wanted, before, 200, budget_s=3.0)
+        looked += [page.looked_us] if page.looked_us else []
+        rows, before, pages = rows + page.rows, page.next, pages + 1
+
+    assert pages > 3
+    assert looked == sorted(looked, reverse=True)
+    assert rows == lived.log.matched(COLUMNS, wanted, None)[::-1]
+    assert not lived.log.count(wanted, budget_s=3.0).is_exact
+
+
+def test_keys_are_told_of_subscriptions_that_have_them(lived: mt.EventBus) -> None:
+    rows = lived.log.matched(("seq", "subscription"), Matching(keys=("süd",)), None)
+    pages, others = lived.spec("pages").id, lived.spec("others").id
+    seqs = {seq for seq, _ in rows}
+
+    found = lived.log.keys_of([*((pages, seq) for seq in seqs), *((others, seq) for seq in seqs)])
+
+    assert seqs
+    assert found == {(pages, seq): "süd" for seq in seqs}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "said"),
+    [
+        ({"outcome": "suceeded"}, mt.NotFound, "no outcome 'suceeded'; did you mean 'succeeded'"),
+        ({"outcome": ["dead", "gone"]}, mt.NotFound, "no outcome 'gone'"),
+        ({"version": "1.0"}, mt.NotFound, "no version '1.0'; did you mean '1."),
+        ({"reason": "rejectd"}, mt.NotFound, "no reason 'rejectd'; did you mean 'rejected'"),
+        ({"role": "life"}, mt.NotFound, "no role 'life'; did you mean 'live'"),
+        ({"version": 1}, mt.InvalidEvent, "version must be a text or several texts; got 1"),
+        ({"reason": [1]}, mt.InvalidEvent, "reason must be a text or several texts"),
+        ({"text": ""}, mt.InvalidEvent, "text must be a text that is not empty"),
+        ({"text": 7}, mt.InvalidEvent, "text must be a text that is not empty"),
+        ({"text": "\ud800"}, mt.InvalidEvent, "holds a lone surrogate"),
+        ({"key": "\ud800"}, mt.InvalidEvent, "holds a lone surrogate"),
+        ({"until": "yesterday"}, mt.InvalidEvent, "until must be a time with its zone"),
+        ({"key": "north"}, mt.InvalidPolicy, "the events of 'others' have no key: subscribe with"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, dict) else None,
+)
+def test_wrong_filter_is_refused_with_the_near_ones(
+    wanted: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("pages", answer, name="others", version="1.0.0", listen=False)
+        bus.register(mt.model("others", version="1.1.0")(len))
+        keyed = bus.subscribe("pages", answer, name="keyed", key="tenant", listen=False)
+        asked = keyed if error is not mt.InvalidPolicy else sub
+        for frame in (asked.invocations, asked.results):
+            with pytest.raises(error, match=said.replace("(", r"\(")):
+                frame(**wanted)
+
+
+def test_results_and_dead_letters_take_the_filters(
+    lived: mt.EventBus, clock: SimulatedClock
+) -> None:
+    sub = lived.subscription("pages")
+    results, letters = sub.results(), sub.dead_letters()
+
+    for version in ("1.0.0", "1.1.0"):
+        assert_frame_equal(
+            sub.results(version=version).dropna(axis=1, how="all"),
+            results[results["version"] == version].reset_index(drop=True).dropna(axis=1, how="all"),
+        )
+        expected = letters[letters["version"] == version].reset_index(drop=True)
+        assert_frame_equal(pd.DataFrame(sub.dead_letters(version=version)), pd.DataFrame(expected))
+        assert len(expected)
+    reasons = [sub.dead_letters(reason=reason) for reason in ("rejected", "model_error")]
+    assert sum(map(len, reasons)) == len(letters)
+    assert set(sub.results(outcome="dead", limit=4)["outcome"]) == {"dead"}
+    assert len(sub.results(outcome="dead", limit=4)) == 4
+    recent = sub.dead_letters(since=at(clock, 90), until=at(clock, 30))
+    assert 0 < len(recent) < len(letters)
+    assert set(recent["event_id"]) <= set(letters["event_id"])
+    assert len(sub.dead_letters(text="VALUEERROR")) == len(reasons[1])
+    keyed = sum(len(sub.dead_letters(key=key)) for key in ("north", "süd", "7", ""))
+    assert keyed == len(letters)
+
+
+def test_many_that_match_are_read_by_columns_with_the_same_rows(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [
+        {"outcome": ["succeeded", "running"]},
+        {"version": "1.0.0", "role": "all"},
+        {"reason": "rejected"},
+        {"until": "1s", "columns": ["event_id"]},
+        {"outcome": "dead", "columns": ["outcome", "seq"][:1]},
+    ]
+    by_rows = [lived.invocations("pages", **each) for each in wanted]
+    monkeypatch.setattr("mltrigger.reports.views._FEW", 0)
+
+    for each, expected in zip(wanted, by_rows, strict=True):
+        assert_frame_equal(lived.invocations("pages", **each), expected)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
     Times = NDArray[np.float64]
 
-MOST = 5_000
+MOST = 2_000
 """The attempts of the window."""
 STAGES = ("queue", "model", "total")
 BINS, POINTS = 60, 64

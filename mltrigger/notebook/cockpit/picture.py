@@ -135,7 +135,7 @@ class Painter:
     """
 
     def __init__(self, bus: EventBus, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._bus, self._rates, self._published = bus, Rates(monotonic), Published()
+        self._bus, self._rates, self._published = bus, Rates(monotonic), Published(monotonic)
         self._generation = ""
         self._structure = Structure((), {}, {}, {})
 

@@ -36,9 +36,9 @@ CLOSED, DISK_FAILED = "closed", "stopped by the store"
 """The states of a bus of which nothing more can come."""
 RATE_HZ = 5.0
 """The shortest time between two changes of the widget. The last state wins."""
-_SHARE = 0.05
+_SHARE = 0.1
 """The largest share of a processor for looking. A large bus is asked less often."""
-_MOST_REST_S, _POLL_S = 10.0, 1.0
+_MOST_REST_S, _POLL_S = 5.0, 1.0
 BEAT_S = 2.0
 """How often the kernel says that it lives. The front end takes long silence for its end."""
 _VIEW = Path(__file__).parent / "view"
@@ -98,6 +98,7 @@ class Dashboard(anywidget.AnyWidget):
         self._bus, self._subscription, self._sample = bus, subscription, sample
         self._read_only = read_only
         self._stopped, self._guard = threading.Event(), threading.RLock()
+        self._woken = threading.Event()
         self._looker = Looker(bus, subscription)
         self._over, self._outage = "", ""
         self._was_viewed, self._beat_s = False, -math.inf
@@ -120,7 +121,7 @@ class Dashboard(anywidget.AnyWidget):
         )
         self.on_msg(self._heard)
         self.observe(self._viewed, "_view_count")
-        arguments = (me, bus.wakeup, self._stopped, lambda: bus.closed)
+        arguments = (me, bus.wakeup, self._stopped, self._woken, lambda: bus.closed)
         threading.Thread(
             target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True
         ).start()
@@ -140,7 +141,7 @@ class Dashboard(anywidget.AnyWidget):
         """Remove the widget from the page and stop following. Idempotent."""
         if (stopped := getattr(self, "_stopped", None)) is not None:
             stopped.set()
-            self._bus.wakeup.notify_here("done")
+            self._wake()
         if (answerer := getattr(self, "_answerer", None)) is not None:
             answerer.close()
         super().close()
@@ -197,7 +198,11 @@ class Dashboard(anywidget.AnyWidget):
     def _viewed(self, change: Any) -> None:
         if change["new"]:
             self._was_viewed, self._beat_s = True, -math.inf
-            self._bus.wakeup.notify_here("done")  # the thread may have rested
+            self._wake()  # the thread may have rested
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self._bus.wakeup.notify_here("done")
 
     def _heard(self, _: Any, content: Any, __: Any) -> None:
         self._answerer.hear(content)
@@ -256,7 +261,7 @@ def _choose(widget: weakref.ref[Dashboard], name: str | None) -> None:
 def _look(widget: weakref.ref[Dashboard]) -> None:
     """Let the thread look at once. The asking thread does not wait for it."""
     if (dashboard := widget()) is not None:
-        dashboard._bus.wakeup.notify_here("done")
+        dashboard._wake()
 
 
 def _send(widget: weakref.ref[Dashboard], message: dict[str, Any]) -> None:
@@ -283,21 +288,24 @@ def _follow(
     widget: weakref.ref[Dashboard],
     wakeup: Wakeup,
     stopped: threading.Event,
+    woken: threading.Event,
     closed: Callable[[], bool],
 ) -> None:
-    """Refresh the widget whenever something ended, until the widget or the bus is closed."""
-    while True:
+    """Refresh the widget whenever something ended, until the widget or the bus is closed.
+
+    It rests between two looks, unless somebody acts in the view.
+    """
+    while not stopped.is_set():
         seen, began_s = wakeup.generation("done"), time.thread_time()
+        woken.clear()
         dashboard = widget()
         if dashboard is None or not dashboard.follow():
             return
         del dashboard  # hold nothing while waiting, so that an unused widget can be freed
         spent_s = time.thread_time() - began_s
         rest_s = min(max(1 / RATE_HZ, spent_s / _SHARE), _MOST_REST_S)
-        while rest_s > 0 and not closed():
-            if stopped.wait(min(rest_s, _POLL_S)):
-                return
+        stopped.wait(1 / RATE_HZ)
+        rest_s -= 1 / RATE_HZ
+        while rest_s > 0 and not closed() and not woken.wait(min(rest_s, _POLL_S)):
             rest_s -= _POLL_S
         wakeup.wait("done", seen, min(_POLL_S, wakeup.poll_s))
-        if stopped.is_set():
-            return
