@@ -93,7 +93,7 @@ function drawer(cockpit, closed) {
   async function open(row) {
     wanted = row;
     put(title, row.event || `event ${row.seq}`);
-    facts.replaceChildren(chip(row.outcome), ` ${[row.reason, `attempt ${row.attempt}`, row.subscription, row.version, moment(row.started), row.key ? `key ${row.key}` : ""].filter(Boolean).join(" · ")}`);
+    facts.replaceChildren(chip(row.outcome), ` · ${[row.reason, `attempt ${row.attempt}`, row.subscription, row.version, moment(row.started), row.key ? `key ${row.key}` : ""].filter(Boolean).join(" · ")}`);
     actions.replaceChildren();
     // At once what is known here; the kernel answers when it can.
     content.replaceChildren(...[textBlock("Error", row.error, { error: true }), textBlock("Output", row.output)].filter(Boolean));
