@@ -409,7 +409,7 @@ def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab:
     from playwright.sync_api import expect
 
     fails = """
-
+import time
 import mltrigger as mt
 
 bus, tried = mt.use("memory://"), []
