@@ -410,7 +410,6 @@ def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab:
 
     fails = """
 import time
-
 import mltrigger as mt
 
 bus, tried = mt.use("memory://"), []

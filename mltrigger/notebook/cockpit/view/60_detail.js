@@ -20,7 +20,7 @@ function payloadBlock(found) {
 function attemptsBlock(attempts) {
   if (!attempts?.length) return null;
   const heads = ["attempt", "version", "outcome", "started", "queue", "model", "total", "worker"];
-  const rows = attempts.map((one) => [one.attempt, one.version, h("span", {}, chip(one.outcome), one.reason ? h("span", { class: "mlt-muted" }, ` ${one.reason}`) : null),
+  const rows = attempts.map((one) => [one.attempt, one.role && one.role !== "live" ? `${one.version} ${one.role}` : one.version, h("span", {}, chip(one.outcome), one.reason ? h("span", { class: "mlt-muted" }, ` ${one.reason}`) : null),
     moment(one.started), duration(one.queue_ms), duration(one.model_ms), duration(one.total_ms), one.worker ?? ""]);
   return h("section", { class: "mlt-block" }, dataTable("Attempts", heads, rows, [4, 5, 6]));
 }
@@ -93,7 +93,7 @@ function drawer(cockpit, closed) {
   async function open(row) {
     wanted = row;
     put(title, row.event || `event ${row.seq}`);
-    facts.replaceChildren(chip(row.outcome), ` ${[row.reason, `attempt ${row.attempt}`, row.subscription, row.version, moment(row.started), row.key ? `key ${row.key}` : ""].filter(Boolean).join(" · ")}`);
+    facts.replaceChildren(chip(row.outcome), ` · ${[row.reason, `attempt ${row.attempt}`, row.subscription, row.version, moment(row.started), row.key ? `key ${row.key}` : ""].filter(Boolean).join(" · ")}`);
     actions.replaceChildren();
     // At once what is known here; the kernel answers when it can.
     content.replaceChildren(...[textBlock("Error", row.error, { error: true }), textBlock("Output", row.output)].filter(Boolean));

@@ -2,6 +2,7 @@
 
 const WORDS = 400;
 const FLIPS_SHOWN = 25;
+const RULE_WORDS = { true: "holds", false: "fails" };
 const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
 const tokens = (text) => text.match(/\w+|\s+|[^\w\s]/gu) ?? [];
@@ -52,9 +53,12 @@ const intervalText = (interval) => (Array.isArray(interval) ? interval.map((n) =
 
 function verdictBlock(found) {
   const word = String(found.verdict ?? "");
+  const lines = found.rules?.length
+    ? found.rules.map(({ name, passed, text }) => h("li", {}, h("strong", {}, `${name} ${RULE_WORDS[String(passed)] ?? "is open"}`), `: ${text}`))
+    : (found.arithmetic ?? []).map((one) => h("li", {}, one));
   return h("section", { class: "mlt-verdict", "data-word": word.split(/[\s:]/)[0].toLowerCase(), "aria-label": "Verdict" },
     h("h3", {}, word),
-    found.arithmetic?.length ? h("ul", {}, found.arithmetic.map((one) => h("li", {}, one))) : null);
+    lines.length ? h("ul", {}, lines) : null);
 }
 
 function compareTab(cockpit) {
