@@ -19,6 +19,7 @@ from mltrigger.event.making import with_data
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
+from mltrigger.reports.choosing import choosing, matching_of
 from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, rehearsal, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.policy import Settings
+    from mltrigger.reports.choosing import Choosing
 
 
 @brief_errors
@@ -140,22 +142,27 @@ class Lookup(BusPlots):
 
     # -- what happened -----------------------------------------------------------------------------
 
+    @keywords_of(choosing)
     def invocations(
         self,
         subscription: str | None = None,
         *,
         limit: int | None = None,
-        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
+        **chosen: Unpack[Choosing],
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first, of all subscriptions or one.
 
         See ``Subscription.invocations``.
         """
         self._check()
-        number = self.spec(subscription).id if subscription is not None else None
-        return views.invocations(self.log, number, limit, since, columns, role=role)
+        spec = self.spec(subscription) if subscription is not None else None
+        if {name for name, value in chosen.items() if value is not None} <= {"since", "role"}:
+            number, role = None if spec is None else spec.id, chosen.get("role")
+            return views.invocations(
+                self.log, number, limit, chosen.get("since"), columns, role=role
+            )
+        return views.matching(self.log, matching_of(self.log, spec, **chosen), limit, columns)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return latency quantiles for each stage and version, of all subscriptions together.
