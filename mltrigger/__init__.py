@@ -388,7 +388,6 @@ def __getattr__(name: str) -> Any:
         value = _with_examples(name, getattr(module, name))
     else:
         import difflib
-
         hint = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
         hint = hint and f"; did you mean {hint}?"
         raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
