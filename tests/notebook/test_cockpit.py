@@ -169,6 +169,17 @@ def test_filters_choose_rows(front: Front, filters: Any, n: int) -> None:
     assert (len(page["rows"]), page["count"]) == (n, n)
 
 
+def test_the_code_of_a_filter_returns_the_same_rows(bus: mt.EventBus, front: Front) -> None:
+    asked = {"subscription": "pages", "outcome": "dead", "text": 'no "page'}
+    found = front.ask("rows", filter=asked, limit=5)
+    said = 'bus.invocations("pages", limit=5, outcome="dead", text='
+    assert found["code"].startswith(said)
+    assert len(eval(found["code"], {"bus": bus})) == 0
+    found = front.ask("rows", filter={"reason": ["rejected"]}, limit=100)
+    ids = eval(found["code"], {"bus": bus})["event_id"].tolist()
+    assert ids == [row["event_id"] for row in found["rows"]][::-1]
+
+
 @pytest.mark.parametrize(
     ("filters", "said"),
     [

@@ -138,7 +138,7 @@ class Answerer:
         return {}
 
     def _rows(self, given: Given) -> dict[str, Any]:
-        return page(self._parts.bus, None, given)
+        return page(self._parts.desk(), given)
 
     def _row(self, given: Given) -> dict[str, Any]:
         spec = self._parts.desk().spec(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import NotFound
+from mltrigger.notebook.cockpit.code import call
 from mltrigger.notebook.cockpit.given import Given, filters
 from mltrigger.notebook.cockpit.texts import (
     ERROR,
@@ -22,10 +23,13 @@ from mltrigger.text import short, visible
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
+    from mltrigger.notebook.cockpit.actions.base import Desk
 
 MOST_ROWS = 500
 """The most rows of a page."""
 MOST_COUNTED = 100_000
+_PAGE_S, _COUNT_S = 0.15, 0.1
+"""The longest time for looking, and for counting."""
 _COLUMNS = (
     *("seq", "attempt", "subscription", "event_id", "version", "role", "outcome", "reason"),
     *("started_at", "queue_ms", "model_ms", "total_ms", "output", "error_type", "error"),
@@ -35,34 +39,40 @@ _FILTERS = (
 )
 
 
-def page(bus: EventBus, chosen: str | None, given: Given) -> dict[str, Any]:
-    """Return one page of attempts that match a filter, the newest first.
+def page(desk: Desk, given: Given) -> dict[str, Any]:
+    """Return one page of attempts that match a filter, the newest first, and its code.
+
+    A filter without a subscription means all of them. A rare match takes long to find: then the
+    page ends early, and says back to when it has looked.
 
     Parameters
     ----------
-    bus : EventBus
+    desk : Desk
         The bus.
-    chosen : str or None
-        The subscription that is chosen, for a filter without one.
     given : Given
         ``filter``, ``before`` (the ``next`` of the page before) and ``limit``.
     """
-    wanted = matching(bus, chosen, given.inner("filter"))
+    bus, asked = desk.bus, given.inner("filter")
+    wanted = matching(bus, asked)
     before = given.whole("before", -(2**63)) if "before" in given else None
     limit = given.whole("limit", 1) if "limit" in given else 100
-    found = bus.log.matching(_COLUMNS, wanted, before, min(limit, MOST_ROWS))
+    limit = min(limit, MOST_ROWS)
+    found = bus.log.matching(_COLUMNS, wanted, before, limit, _PAGE_S)
     answer: dict[str, Any] = {"rows": _shown(bus, found.rows), "next": found.next}
     if found.looked_us is not None:
         answer["looked"] = iso(found.looked_us)
     if before is None:
-        counted = bus.log.count(wanted, MOST_COUNTED)
+        counted = bus.log.count(wanted, MOST_COUNTED, _COUNT_S)
         answer |= {"count": counted.n, "count_is": "exact" if counted.is_exact else "at least"}
     else:
         answer |= {"count": None, "count_is": "at least"}
-    return answer
+    name = asked.text_or_none("subscription")
+    chosen = filters(asked, _FILTERS[1:])
+    code = call(desk.root, "invocations", *([name] if name else []), limit=limit, **chosen)
+    return {**answer, "code": code.code()}
 
 
-def matching(bus: EventBus, chosen: str | None, given: Given) -> Matching:
+def matching(bus: EventBus, given: Given) -> Matching:
     """Return the attempts that a filter means.
 
     Raises
@@ -73,7 +83,7 @@ def matching(bus: EventBus, chosen: str | None, given: Given) -> Matching:
     for wrong in given.names():
         if wrong not in _FILTERS:
             raise NotFound.of("filter", short(wrong), _FILTERS)
-    name = given.text_or_none("subscription") or chosen
+    name = given.text_or_none("subscription")
     spec = None if name is None else bus.spec(name)
     return matching_of(bus.log, spec, **filters(given, _FILTERS[1:]))
 
