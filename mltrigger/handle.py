@@ -10,15 +10,9 @@ from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.errors import Closed, DiskFailed, NotFound, StoreError, brief_errors
 from mltrigger.filters import FilterPolicy
-<<<<<<< HEAD
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports.choosing import choosing, chosen_of
-from mltrigger.rollout import truth
-from mltrigger.rollout.handle import Versioned
-=======
-from mltrigger.policy import DeliveryPolicy
 from mltrigger.rollout import plots, truth
->>>>>>> core
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.patience import at_once
