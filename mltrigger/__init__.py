@@ -387,8 +387,8 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"mltrigger.{_HOME[name]}")
         value = _with_examples(name, getattr(module, name))
     else:
-        import difflib
-        hint = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
+        near = importlib.import_module("difflib").get_close_matches(name, __dir__())
+        hint = " or ".join(map(repr, near))
         hint = hint and f"; did you mean {hint}?"
         raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
     globals()[name] = value
