@@ -244,10 +244,9 @@ def test_pages_put_together_are_all_that_match_and_the_newest_come_first(
 def test_page_of_a_cursor_stays_the_same_when_more_is_recorded(lived: mt.EventBus) -> None:
     first = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), limit=3)
     second = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
-    sub, n = lived.subscription("pages"), lived.log.tallies()[lived.spec("pages").id]["dead"]
-    sub.redrive()
-    sub.start()
-    wait_until(lambda: lived.log.tallies()[lived.spec("pages").id]["dead"] >= 2 * n)
+    more = lived.subscribe("more", answer, name="more", version="3.0.0", max_attempts=1)
+    lived.publish_batch("more", [{"n": 4, "say": "x"}] * 5)
+    wait_until(lambda: is_settled(more))
 
     again = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
     assert again.rows == second.rows
