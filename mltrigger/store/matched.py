@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.store.archive import ARCHIVED
 from mltrigger.store.attempts import (
+    BY_EXCEPTIONS,
     BY_LOTS,
     COLUMNS,
     FROM,
@@ -16,6 +17,7 @@ from mltrigger.store.attempts import (
     settled_since,
     where_of,
 )
+from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.event_keys import Keys
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import OUTCOMES
@@ -159,10 +161,15 @@ class Pages:
 
     def _walk(self, columns: Sequence[str], before: int | None, after: int = 0) -> _Walk:
         conditions = self._conditions
+        wanted = self._matching
+        is_exception = wanted.outcomes is not None and "succeeded" not in wanted.outcomes
+        # an answer that went well has no reason but one
+        is_exception |= wanted.reasons is not None and CORRECTED not in wanted.reasons
+        attempts = BY_EXCEPTIONS if is_exception else BY_LOTS
         where = where_of([*conditions.recorded, INVOKED, _WITHIN])
         sql = _Sql(
             self._select(columns),
-            f"{FROM.format(attempts=BY_LOTS)} {where}",
+            f"{FROM.format(attempts=attempts)} {where}",
             {**conditions.parameters, "after": after},
             len(columns),
             self._is_looked_at,
@@ -257,7 +264,7 @@ class _Walk:
             return len(self.step(_LEAST))
         floor = self._floor()
         limited = f"SELECT i.id {sql.attempts} LIMIT :limit"
-        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS some", floor, most)
+        ((n,),) = self._query(f"SELECT count(*) FROM ({limited}) AS found", floor, most)
         self.top = floor
         self._took(self._timer() - begun_s)
         return int(n)

@@ -42,6 +42,7 @@ _FIXED = {
     "NOT IN ()": "<> ALL ('{}')",
     "IN ()": "= ANY ('{}')",
     "INDEXED BY event_topic": "",
+    "INDEXED BY outcome_exception": "",
     **CONFLICTS,
 }
 _CROSS = re.compile(r"CROSS JOIN (\w+) (\w+)\s+ON ")
