@@ -14,7 +14,7 @@ JOBS   ?= 5
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
 TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
 # The notebooks run beside the tests: their outputs are compared with the saved ones.
-CELLS  := -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/helpers/nbval-sanitize.cfg \
+CELLS  := -p tests.helpers.light -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/helpers/nbval-sanitize.cfg \
 	tests notebooks
 # Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
 DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev locales mosquitto nodejs pgbouncer r-base-core r-cran-httr rabbitmq-server redis-server
@@ -22,7 +22,7 @@ DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-de
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql storm-postgresql-kills notebooks test-aws clean-aws clean
+.PHONY: help demo installed compiled test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql storm-postgresql-kills notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,18 @@ $(VENV)/.installed-%: $(SETUP) $(LOCK) | $(BIN)/python
 
 demo: $(VENV)/.installed-demo            ## the main job: scanned pages through OCR and a classifier, embedded
 	$(BIN)/mltrigger demo
+
+# One call of pip resolves once.
+EXTRAS := browser frameworks lint test
+comma  := ,
+installed: programs | $(BIN)/python            ## the programs and libraries of lint and test-all, in one go
+	$(PIP) 'setuptools>=77'
+	$(PIP) --no-build-isolation -e '.[$(subst $() $(),$(comma),$(EXTRAS))]'
+	@touch $(EXTRAS:%=$(VENV)/.installed-%)
+
+# Else each process of the tests would compile the same modules at the same time.
+compiled: $(VENV)/.installed-test            ## compile the modules that the tests import
+	@$(PYTEST) --collect-only -qq $(CELLS) >/dev/null
 
 test: $(VENV)/.installed-test            ## unit, contract and notebook tests
 	$(TESTS) $(CELLS)

@@ -31,6 +31,7 @@ from benchmarks import (
     where,
 )
 from benchmarks.harness import Options, facts, quiet
+from benchmarks.postgresql import large
 from benchmarks.postgresql import part as postgresql
 from benchmarks.report import Report, Table, kept, targets_table
 
@@ -53,6 +54,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "telemetry": telemetry.run,
     "api": api.run,
     "postgresql": postgresql.run,
+    "postgresql-large": large.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

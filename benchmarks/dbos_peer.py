@@ -6,7 +6,7 @@ It has one instance a process, so each measurement runs in a process of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,25 @@ def deliver(
     quiet()
     workflow = _start(path, model, poll_s)
     return lambda data: DBOS.enqueue_workflow(_QUEUE, workflow, data)
+
+
+def send_together(dsn: str, samples: Sequence[Any]) -> None:
+    """Enqueue a workflow for each of *samples*, in one transaction of PostgreSQL."""
+    import sqlalchemy
+    from dbos import DBOSClient
+
+    client = DBOSClient(system_database_url=dsn)
+    options: Any = {
+        "workflow_name": _WORKFLOW,
+        "queue_name": _QUEUE,
+        "app_version": _VERSION,
+    }
+    engine = sqlalchemy.create_engine(dsn.replace("postgresql:", "postgresql+psycopg:", 1))
+    with engine.begin() as session:
+        for sample in samples:
+            client.enqueue_in_transaction(session, options, sample)
+    engine.dispose()
+    client.destroy()
 
 
 def stop() -> None:

@@ -283,8 +283,8 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
 
         ``by="key"`` returns a frame: ``key``, ``waiting``, ``in_flight``, ``delayed``,
         ``oldest_s``, ``why`` and ``until``. It has a row for each key with open events, the longest
-        backlog first. ``why`` is the reason why the first of them waits. ``until`` is the time
-        that ends it, if there is one.
+        backlog first. ``key`` is missing for all events without one. ``why`` is the reason why the
+        first of them waits. ``until`` is the time that ends it, if there is one.
         """
         if by is None:
             return self._bus.broker.depth(self._spec)

@@ -20,10 +20,7 @@ import mltrigger as mt
 from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.testing import SimulatedClock
 
-pytest_plugins = ["needs", "slow"]
-
-# jsonschema would import it, which takes five seconds, for a format that no test asks for.
-sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+pytest_plugins = ["light", "needs", "slow"]
 
 
 @pytest.fixture

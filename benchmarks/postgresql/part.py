@@ -68,6 +68,9 @@ _CONSUMING = (
     (f"consume, batches of {BATCH:,}", 1),
     (f"consume, batches of {BATCH:,}, 4 processes", 4),
 )
+_HOW = {"one by one": 0, "many at once": 1}
+"""Both rates of :class:`~benchmarks.postgresql.peers.EndToEnd`, and their places."""
+_HEAD = ("one by one, events/s", "mltrigger x", "many at once, events/s", "mltrigger x")
 SINGLE, CROWD = _PUBLISHING[2][0], _PUBLISHING[4][0]
 
 
@@ -172,10 +175,11 @@ def _report(
         )
     )
     for name in [name for name in ends if name != peers.OURS]:
-        ratio = median_ratio([e.per_s for e in ends[peers.OURS]], [e.per_s for e in ends[name]])
-        report.targets.append(
-            Target(f"end to end, one by one, over {name}", ">= 5", f"{ratio:.1f}", ratio >= 5)
-        )
+        for how, at in _HOW.items():
+            ratio = _ratio(ends, name, at)
+            report.targets.append(
+                Target(f"end to end, {how}, over {name}", ">= 5", f"{ratio:.1f}", ratio >= 5)
+            )
     report.notes += [
         f"Across processes, publish to the start of the model: p50 {p50:.2f} ms, p99 {p99:.2f} ms.",
         *_notes(options, len(rates[SINGLE, OURS])),
@@ -198,20 +202,23 @@ def _rates_table(rates: Rates) -> Table:
     return Table("Events per second", ("what", "median", "range", "mltrigger of it"), rows)
 
 
+def _ratio(ends: dict[str, list[peers.EndToEnd]], name: str, at: int) -> float:
+    return median_ratio([e[at] for e in ends[peers.OURS]], [e[at] for e in ends[name]])
+
+
 def _ends_table(ends: dict[str, list[peers.EndToEnd]]) -> Table:
     rows = []
     for name, found in ends.items():
+        cells = [name]
+        for at in _HOW.values():
+            per_s = [each[at] for each in found]
+            cells += [number(statistics.median(per_s)), f"{_ratio(ends, name, at):.1f}"]
         times = [ms for each in found for ms in each.start_ms]
-        per_s = [each.per_s for each in found]
-        rows.append(
-            (
-                *(name, number(statistics.median(per_s)), spread(per_s)),
-                f"{median_ratio([e.per_s for e in ends[peers.OURS]], per_s):.1f}",
-                *(f"{quantile(times, q):.1f}" for q in (0.5, 0.99)),
-            )
-        )
-    head = ("system", "events/s", "range", "mltrigger x", "start p50 ms", "start p99 ms")
-    return Table("End to end, one event a call, worker in the same process", head, rows)
+        rows.append((*cells, *(f"{quantile(times, q):.1f}" for q in (0.5, 0.99))))
+    head = ("system", *_HEAD, "start p50 ms", "start p99 ms")
+    return Table(
+        "End to end, one event a call of the model, worker in the same process", head, rows
+    )
 
 
 def _notes(options: Options, rounds: int) -> list[str]:
@@ -236,9 +243,11 @@ def _notes(options: Options, rounds: int) -> list[str]:
         ),
         (
             "DBOS: a workflow without steps an event; its queue is polled."
-            " Procrastinate: one worker, an asynchronous task, woken by NOTIFY. Events/s: from the"
+            " Procrastinate: one worker, 16 asynchronous tasks, woken by NOTIFY. Events/s: from the"
             " first call to the last recorded end; start: the next event is sent when the last one"
-            " has arrived."
+            " has arrived. Many at once: publish_batch, enqueue_in_transaction in one transaction,"
+            " batch_defer. One by one each call of one caller waits for the disk, so that publish"
+            " alone is the limit."
         ),
         *([f"not installed, hence not measured: {', '.join(missing)}"] if missing else []),
     ]

@@ -1,6 +1,7 @@
-"""From publish to the recorded end, one event a call: mltrigger, DBOS and Procrastinate.
+"""From publish to the recorded end: mltrigger, DBOS and Procrastinate.
 
-Each runs in a process of its own, with its worker in it. All commits wait for the disk.
+Events come one by one, or many at once by the call that each system has for that. The model gets
+one event a call. Each system runs in a process of its own, with its worker in it. All commits wait for the disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mltrigger as mt
@@ -24,9 +25,13 @@ DBOS = {"DBOS, polling each 1 ms": 0.001, "DBOS, polling each 50 ms": 0.05}
 
 
 class EndToEnd(NamedTuple):
-    """Events a second from the first call to the last recorded end, and latencies at light load."""
+    """Events a second from the first call to the last recorded end, and latencies at light load.
+
+    ``many_per_s`` is the same for events that are sent together.
+    """
 
     per_s: float
+    many_per_s: float
     start_ms: list[float]
 
 
@@ -59,6 +64,7 @@ def ours(dsn: str, count: int) -> EndToEnd:
         sub = bus.subscribe("documents", mt.model("noop")(arrivals))
         return _measured(
             lambda data: bus.publish("documents", data),
+            lambda samples: bus.publish_batch("documents", samples),
             lambda: bus.tally(sub._spec).get("succeeded", 0),
             arrivals,
             count,
@@ -70,7 +76,8 @@ def dbos(dsn: str, count: int, poll_s: float) -> EndToEnd:
     arrivals = _Arrivals()
     send = dbos_peer.deliver(dsn, arrivals, poll_s)
     try:
-        return _measured(send, dbos_peer.completed, arrivals, count)
+        together = functools.partial(dbos_peer.send_together, dsn)
+        return _measured(send, together, dbos_peer.completed, arrivals, count)
     finally:
         dbos_peer.stop()
 
@@ -102,7 +109,13 @@ def procrastinate(dsn: str, count: int) -> EndToEnd:
             return int(found[0])
 
         try:
-            return _measured(lambda data: task.defer(data=data), succeeded, arrivals, count)
+            return _measured(
+                lambda data: task.defer(data=data),
+                lambda samples: task.batch_defer(*({"data": data} for data in samples)),
+                succeeded,
+                arrivals,
+                count,
+            )
         finally:
             stop()
 
@@ -114,7 +127,7 @@ def _worker(app: Any) -> Callable[[], None]:
 
     async def work() -> None:
         async with app.open_async():
-            await app.run_worker_async(install_signal_handlers=False)
+            await app.run_worker_async(install_signal_handlers=False, concurrency=16)
 
     def run() -> None:
         running.append(loop.create_task(work()))
@@ -136,17 +149,37 @@ def _worker(app: Any) -> Callable[[], None]:
 
 
 def _measured(
-    send: Callable[[Any], object], recorded: Callable[[], int], arrivals: _Arrivals, count: int
+    send: Callable[[Any], object],
+    send_together: Callable[[Sequence[Any]], object],
+    recorded: Callable[[], int],
+    arrivals: _Arrivals,
+    count: int,
 ) -> EndToEnd:
-    """Send a third of the events one at a time, each after the last one has arrived. Then all."""
-    few = max(WARM, count // 3)
-    for n in range(WARM + few):
-        send({**payload(n), "sent_ns": time.monotonic_ns()})
-        until(lambda n=n: len(arrivals.taken_ms) > n, "an event")  # type: ignore[misc]
-    before = WARM + few
-    until(lambda: recorded() >= before, "the first events", _LOOK_S)
+    """Send a third of the events one at a time, each after the last one has arrived.
+
+    Then send all of them without a pause. At last send some ten times as many together.
+    """
+    sent = 0
+
+    def samples(n: int) -> Iterator[Any]:
+        nonlocal sent
+        for _ in range(n):
+            sent += 1
+            yield {**payload(sent), "sent_ns": time.monotonic_ns()}
+
+    def ended() -> None:
+        until(lambda: len(arrivals.taken_ms) >= sent, "arrivals", _LOOK_S / 4)
+        until(lambda: recorded() >= sent, "records", _LOOK_S / 4)  # a look may cost a lot
+
+    for sample in samples(WARM + max(WARM, count // 3)):
+        send(sample)
+        until(lambda: len(arrivals.taken_ms) >= sent, "an event")
+    ended()
     start_ms, began_s = arrivals.taken_ms[WARM:], time.monotonic()
-    for n in range(count):
-        send({**payload(n), "sent_ns": time.monotonic_ns()})
-    until(lambda: recorded() >= before + count, "all events", _LOOK_S)
-    return EndToEnd(count / (time.monotonic() - began_s), start_ms)
+    for sample in samples(count):
+        send(sample)
+    ended()
+    per_s, many, began_s = count / (time.monotonic() - began_s), 10 * count, time.monotonic()
+    send_together(list(samples(many)))
+    ended()
+    return EndToEnd(per_s, many / (time.monotonic() - began_s), start_ms)

@@ -32,11 +32,13 @@ SMOOTHING_PX = 0.6
 CUTOFF_PERCENT = 1
 """For `enhance`: the smoothing radius, and the shares of darkest and lightest pixels to ignore."""
 
+# The engine's default takes all cores and starves the other workers of the machine.
+THREADS_MAX = 2
+"""The threads of the engine. ``OMP_NUM_THREADS`` may set fewer."""
+
 ENGINE_SETTINGS: dict[str, Any] = {
     # Its log names absolute paths of the weights.
     "Global.log_level": "critical",
-    # The default takes all cores and starves the other workers of the machine.
-    "EngineConfig.onnxruntime.intra_op_num_threads": 2,
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     # A page of the demonstration is read at its own size; the default enlarges it for a third of
     # the time.
@@ -97,8 +99,15 @@ class PageReader:
         if self._engine is None:
             from rapidocr import RapidOCR
 
-            self._engine = RapidOCR(params=ENGINE_SETTINGS)
+            self._engine = RapidOCR(params=ENGINE_SETTINGS | _threads())
         return self._engine
+
+
+def _threads() -> dict[str, Any]:
+    # Idle threads of onnxruntime spin, and it does not read the variable itself.
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    few = min(int(said), THREADS_MAX) if said.isdecimal() and int(said) else THREADS_MAX
+    return {"EngineConfig.onnxruntime.intra_op_num_threads": few}
 
 
 _readers: dict[int, PageReader] = {}

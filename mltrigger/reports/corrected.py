@@ -12,7 +12,7 @@ from mltrigger.store import corrections
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.keys import id_key
 from mltrigger.store.lanes import LaneRow, lanes_of
-from mltrigger.store.matching import Matching, is_in
+from mltrigger.store.matching import Matching, in_json, is_in
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader
 
@@ -95,18 +95,20 @@ def matching(
     if wanted.text is not None:
         columns = [*(table[name].tolist() for name in ("error", "subject", "event_id")), outputs]
         shown = list(zip(*columns, strict=True))
-        kept = [row for row in kept if is_in(wanted.text, shown[row])]
+        texts = {wanted.text, in_json(wanted.text)}
+        kept = [row for row in kept if any(is_in(text, shown[row]) for text in texts)]
     if limit is not None:
         kept = kept[-limit:] if limit else []
     rest = table.iloc[kept].reset_index(drop=True)
     return rest, [outputs[row] for row in kept], [measures[row] for row in kept]
 
 
-def balance(reader: Reader, parent_id: int) -> tuple[int, list[int]]:
+def balance(reader: Reader, parent_id: int, blind: bool = False) -> tuple[int, list[int]]:
     """Return how many answers were replaced, and the events whose correction is lost.
 
-    A lane has each of its events once. Each replaced answer has its event on the topic. None of
-    this can be told once the retention deletes events.
+    A lane has each of its events once. Each replaced answer has its event on the topic. With
+    *blind* that event is not looked for. None of this can be told once the retention deletes
+    events.
     """
     lanes = [lane for lane in lanes_of(reader, parent_id) if lane.role == "correction"]
     counts = {lane: corrections.counts(reader, lane.id) for lane in lanes}
@@ -121,7 +123,8 @@ def balance(reader: Reader, parent_id: int) -> tuple[int, list[int]]:
         for seq in _left_out(reader, parent_id, lane)
     }
     emitting = [lane for lane in lanes if reader.query(_EMITS, {"s": lane.id}) != [(None,)]]
-    return n, sorted(lost | {*_unpublished(reader, emitting, counts)})
+    unpublished = [] if blind else _unpublished(reader, emitting, counts)
+    return n, sorted(lost | {*unpublished})
 
 
 def _left_out(reader: Reader, parent_id: int, lane: LaneRow) -> set[int]:

@@ -20,7 +20,7 @@ from mltrigger.broker import (
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circles
 from mltrigger.errors import NotFound
-from mltrigger.reports import effects
+from mltrigger.reports import effects, key_checks
 from mltrigger.reports.policy_checks import agreed, run_times
 from mltrigger.reports.store_checks import (
     archive,
@@ -121,6 +121,7 @@ class Doctor:
             *self._model(spec, depth, alive.get(spec.id, 0)),
             *self._source(spec),
             *self._waiting(spec, depth),
+            *key_checks.keys(self._store, spec, self._clock.now_us()),
             *run_times(spec, self._run_times_s(spec)),
             *agreed(spec, self._registry.retention()),
             *self._troubles(spec, depth),

@@ -159,6 +159,8 @@ class Combined(abc.ABC):
     """The base of the errors of its database."""
     location: str | None
     """The file of the store, if it has one."""
+    hides_data = False
+    """Whether this user may not read the data and the extensions of events."""
     visible_first = True
     """Whether listeners may begin with a commit that is not durable yet."""
 

@@ -244,6 +244,8 @@ class Receiving:
         )
         if subscription.is_limited:
             return self._lease_limited(transaction, subscription, at, term, max_events)
+        if not at.has_work(now_us):
+            return _NOTHING
         if (alike := ranges.claim(transaction, at, term, max_events)) is not None:
             return _Claimed(term, alike)
         return _claimed(transaction, term, leasing.claim(transaction, at, term, max_events))

@@ -164,6 +164,8 @@ class Store(Protocol):
     topics: Topics
     by_columns: bool
     """Whether very many attempts are read by columns, in long texts."""
+    hides_data: bool
+    """Whether this user may not read the data and the extensions of events."""
     hold_s: float
     """About how long a transaction of the retention holds the write lock."""
 

@@ -23,7 +23,7 @@ _READY = f"""
 SELECT q.visible_us, a.data, a.datacontenttype, {ARCHIVED}
 FROM ready q JOIN event e ON e.seq = q.seq
 LEFT JOIN resent a ON a.subscription_id = q.subscription_id AND a.seq = q.seq
-WHERE q.subscription_id = :s
+WHERE q.subscription_id = :s ORDER BY q.visible_us, q.seq LIMIT :most
 """
 _PUBLISHED = "SELECT seq, published_us FROM event WHERE seq IN ({seqs})"
 _PLACE = "SELECT key, rank, visible_us FROM keyed WHERE subscription_id = :s AND seq = :seq"
@@ -99,8 +99,13 @@ def _standing(reader: Reader, subscription_id: int) -> _Standing | None:
     return None
 
 
-def by_key(reader: Reader, subscription_id: int, now_us: int) -> list[KeyDepth] | None:
-    """Return the open events of a subscription by key. ``None`` if it has no key here."""
+def by_key(
+    reader: Reader, subscription_id: int, now_us: int, most: int = 2**62
+) -> list[KeyDepth] | None:
+    """Return the open events of a subscription by key. ``None`` if it has no key here.
+
+    Of those that have no place so far *most* are read, the first ones that are due.
+    """
     at = _standing(reader, subscription_id)
     if at is None or at.policy.key is None:
         return None
@@ -114,7 +119,7 @@ def by_key(reader: Reader, subscription_id: int, now_us: int) -> list[KeyDepth] 
         found = keys.setdefault(key, _Key())
         found.in_flight += int(n)
         found.seqs.append(seq)
-    for key, visible_us, seq in _unplaced(reader, at.policy, of):
+    for key, visible_us, seq in _unplaced(reader, at.policy, {**of, "most": most}):
         found = keys.setdefault(key, _Key())
         found.take(visible_us, now_us)
         found.seqs.append(seq)

@@ -9,6 +9,7 @@ import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger.demo.models import PageRefused, page_files, read_page
+from mltrigger.demo.models import PageReader, PageRefused, page_files, read_page
 from mltrigger.demo.pages import PAGES_MAX, open_pages
 from mltrigger.demo.story import ocr_1_0
 
@@ -261,3 +262,24 @@ def test_file_that_is_no_image_is_dead_after_one_attempt(tmp_path: Path) -> None
 
     assert (attempt.outcome, attempt.attempt) == ("dead", 1)
     assert "not an image" in attempt.error
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [(None, 2), ("1", 1), ("2", 2), ("64", 2), ("0", 2), ("", 2), ("2,1", 2)]
+)
+def test_engine_has_two_threads_or_fewer_where_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, threads: int
+) -> None:
+    made = []
+
+    def engine(params: dict[str, Any]) -> Callable[[object], SimpleNamespace]:
+        made.append(params["EngineConfig.onnxruntime.intra_op_num_threads"])
+        return lambda pixels: SimpleNamespace(boxes=None, txts=None, scores=None)
+
+    monkeypatch.setattr("rapidocr.RapidOCR", engine)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+
+    assert PageReader().read([PAGE])["text"] == ""
+    assert made == [threads]

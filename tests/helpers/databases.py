@@ -18,12 +18,20 @@ NOBODY = 65534
 """PostgreSQL refuses to run as root: then it runs as this user."""
 
 
+MEMORY = Path("/dev/shm")
+MEMORY_MIN = 4 << 30
+"""Files in memory, and the bytes that must be free there."""
+
+
 class Postgres:
-    """A server with its own data, ended with :meth:`stop`. Any user may connect as *app*."""
+    """A server with its own data, ended with :meth:`stop`. Any user may connect as *app*.
+
+    With ``fsync=off`` its files are in memory if there is room: it does not wait for a disk anyway.
+    """
 
     def __init__(self, *settings: str) -> None:
         self.settings = settings
-        self.home = Path(tempfile.mkdtemp(prefix="mlt-pg-"))
+        self.home = Path(tempfile.mkdtemp(prefix="mlt-pg-", dir=_place(settings)))
         self.user = NOBODY if os.geteuid() == 0 else None
         self.bin = _programs(self.home) / "bin"
         self.data = self.home / "data"
@@ -99,6 +107,18 @@ class Postgres:
             group=self.user,
             cwd=self.home,
         )
+
+
+def _place(settings: tuple[str, ...]) -> Path | None:
+    """Return the folder for a server's files, or None for the usual one.
+
+    To make a database writes 300 files: on a disk that takes ten times as long.
+    """
+    if "fsync=off" not in settings or not MEMORY.is_dir():
+        return None
+    disk = os.statvfs(MEMORY)
+    fits = disk.f_bavail * disk.f_frsize >= MEMORY_MIN
+    return MEMORY if fits and not disk.f_flag & os.ST_NOEXEC else None
 
 
 def _programs(home: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 from databases import NOBODY, Postgres
+from shared import wait_until
 
 import mltrigger as mt
 
@@ -244,3 +245,45 @@ def _end(*sockets: socket.socket) -> None:
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
         each.close()
+
+
+def fast(server: Postgres) -> None:
+    """Restart the server as its administrator does."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(timeout=60)
+    server.start()
+
+
+def immediate(server: Postgres) -> None:
+    """End the server without its last checkpoint, and start it."""
+    server.end()
+    server.start()
+
+
+def postmaster(server: Postgres) -> None:
+    """Kill the first process of the server. The others end when they notice."""
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait(timeout=60)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            server.start()
+        except RuntimeError:  # its old processes still hold the shared memory
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        else:
+            return
+
+
+def backend(server: Postgres) -> None:
+    """Kill the process of a writer. The server ends all others, and recovers."""
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as session:
+        found = session.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'mltrigger'"
+            " ORDER BY query LIKE '%%mark%%' DESC, random() LIMIT 1"
+        ).fetchall()
+        for (pid,) in found:
+            os.kill(pid, signal.SIGKILL)
+    wait_until(server.answers)

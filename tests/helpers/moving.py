@@ -6,20 +6,23 @@ it prints how many steps there are.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.clock import Clock
 from mltrigger.reports.audit import balances
 from mltrigger.store import move as moving
-from mltrigger.store.move import Move
+from mltrigger.store.move import Move, Part
 from mltrigger.store.opening import store_at
 from mltrigger.store.postgresql.destination import Destination
 from mltrigger.store.sqlite import fence
@@ -113,6 +116,47 @@ def frames(bus: mt.EventBus) -> dict[str, pd.DataFrame]:
     return found
 
 
+def frames_at(url: str, clock: SimulatedClock) -> dict[str, pd.DataFrame]:
+    """Return every frame about the log at *url*."""
+    with mt.connect(url, clock=clock) as bus:
+        return frames(bus)
+
+
+def assert_equal(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame]) -> None:
+    """Compare the frames of two logs."""
+    assert found.keys() == expected.keys()
+    for name, frame in expected.items():
+        pd.testing.assert_frame_equal(found[name], frame, obj=name)
+
+
+def takes_work(url: str) -> bool:
+    """Whether the bus at *url* takes an event. One that has no events yet does not count."""
+    try:
+        with mt.connect(url) as bus:
+            if not len(bus.events(limit=1)):
+                return False
+            bus.publish("texts", {"n": 1})
+    except mt.StoreError:
+        return False
+    return True
+
+
+def move(
+    file: Path, url: str, clock: Clock | None = None, wait_s: float = 0.0, undo: bool = False
+) -> list[Part]:
+    """Move *file* to *url*, or take that back."""
+    store, wakeup = store_at(f"sqlite:///{file}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        stack.callback(wakeup.close)
+        there = stack.enter_context(contextlib.closing(Destination(url)))
+        moved = Move(store, there, clock, sleep=lambda _: None)
+        if undo:
+            moved.undo()
+            return []
+        return moved.run(wait_s, lambda _: None, lambda: compare(store, there))
+
+
 def vars_of(binding: Any) -> dict[str, str]:
     return {"binding": repr(binding)}
 
@@ -130,16 +174,8 @@ def steps() -> list[tuple[Any, str]]:
     ]
 
 
-def main(source: str, destination: str, kill: int = -1) -> None:
-    """Move in very small commits. Die at step *kill*."""
-    passed = 0
-    moving._FIRST_ROWS, moving.MOST_ROWS = 3, 7  # type: ignore[attr-defined]
-
-    def step() -> None:
-        nonlocal passed
-        if passed == kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-        passed += 1
+def each_step(step: Callable[[], None], change: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let moves go in very small commits, and call *step* before and behind each step."""
 
     def stepping(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -151,8 +187,23 @@ def main(source: str, destination: str, kill: int = -1) -> None:
 
         return stepped
 
+    change(moving, "_FIRST_ROWS", 3)
+    change(moving, "MOST_ROWS", 7)
     for place, name in steps():
-        setattr(place, name, stepping(getattr(place, name)))
+        change(place, name, stepping(getattr(place, name)))
+
+
+def main(source: str, destination: str, kill: int = -1) -> None:
+    """Move in very small commits. Die at step *kill*."""
+    passed = 0
+
+    def step() -> None:
+        nonlocal passed
+        if passed == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        passed += 1
+
+    each_step(step)
     store, wakeup = store_at(source)
     there = Destination(destination)
     Move(store, there).run(10.0, lambda _: None, lambda: compare(store, there))

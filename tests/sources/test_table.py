@@ -31,7 +31,7 @@ BOTH = ["sqlite", pytest.param("postgresql", marks=ON_A_SERVER)]
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
     """A PostgreSQL server, started when the first test needs it."""
-    server = Postgres()
+    server = Postgres("-c", "fsync=off")
     yield server
     server.stop()
 
@@ -873,7 +873,7 @@ def test_source_that_is_away_silences_no_other(
 
 @ON_A_SERVER
 def test_server_that_restarts_is_waited_for(bus: mt.EventBus) -> None:
-    server = Postgres()
+    server = Postgres("-c", "fsync=off")
     try:
         table = on_server(server)
         sub = bus.subscribe(table.source(), path_of, name="ocr")

@@ -544,6 +544,20 @@ def test_depth_by_key_is_the_same_frame_when_empty(bus: mt.EventBus) -> None:
     assert (len(empty), len(full)) == (0, 1)
 
 
+def test_events_without_a_key_are_one_row_whose_key_is_missing(bus: mt.EventBus) -> None:
+    line = Line(bus, key="tenant")
+    empty = line.sub.depth(by="key")
+    bus.publish_batch("work", [{"n": 1}, {"tenant": None}, {"tenant": ["a"]}, {"tenant": ""}])
+    without = line.sub.depth(by="key")
+    bus.publish_batch("work", of("a", 1))
+    both = line.sub.depth(by="key")
+
+    assert (list(without["key"].isna()), list(without["waiting"])) == ([True], [4])
+    assert list(both["key"].isna()) == [True, False]
+    assert both["key"][1] == "a"
+    assert list(empty.dtypes) == list(without.dtypes) == list(both.dtypes)
+
+
 def test_depth_by_key_needs_a_key(bus: mt.EventBus) -> None:
     line = Line(bus)
     with pytest.raises(mt.InvalidPolicy, match="do not wait by key"):

@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import moving
-import pandas as pd
 import psycopg
 import pytest
 from databases import Postgres
-from moving import HOUR_S, IDS
+from moving import HOUR_S, IDS, assert_equal, frames_at, move, takes_work
 from shared import Gate, wait_until
 
 import mltrigger as mt
-from mltrigger.clock import Clock
 from mltrigger.store import tables
-from mltrigger.store.move import Move, Part
+from mltrigger.store.move import Move
 from mltrigger.store.opening import store_at
 from mltrigger.store.postgresql import partitions, transaction
 from mltrigger.store.postgresql.destination import Destination, names
@@ -48,35 +46,6 @@ def file(filled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(filled, tmp_path / "bus.db"))
 
 
-def move(
-    file: Path, url: str, clock: Clock | None = None, wait_s: float = 0.0, undo: bool = False
-) -> list[Part]:
-    """Move *file* to *url*, or take that back."""
-    store, wakeup = store_at(f"sqlite:///{file}")
-    there = Destination(url)
-    try:
-        moved = Move(store, there, clock, sleep=lambda _: None)
-        if undo:
-            moved.undo()
-            return []
-        return moved.run(wait_s, lambda _: None, lambda: moving.compare(store, there))
-    finally:
-        there.close()
-        wakeup.close()
-        store.close()
-
-
-def frames(url: str, clock: SimulatedClock) -> dict[str, pd.DataFrame]:
-    with mt.connect(url, clock=clock) as bus:
-        return moving.frames(bus)
-
-
-def assert_equal(found: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame]) -> None:
-    assert found.keys() == expected.keys()
-    for name, frame in expected.items():
-        pd.testing.assert_frame_equal(found[name], frame, obj=name)
-
-
 def work(sub: mt.Subscription) -> None:
     """Let *sub* do what is due."""
     wait_until(lambda: not (sub.depth().visible or sub.depth().in_flight))
@@ -88,30 +57,18 @@ def attempts(sub: mt.Subscription, event_id: str) -> list[str]:
     return list(frame[frame["event_id"] == event_id]["outcome"])
 
 
-def takes_work(url: str) -> bool:
-    """Whether the bus at *url* takes an event. One that has no events yet does not count."""
-    try:
-        with mt.connect(url) as bus:
-            if not len(bus.events(limit=1)):
-                return False
-            bus.publish("texts", {"n": 1})
-    except mt.StoreError:
-        return False
-    return True
-
-
 # -- all of it -----------------------------------------------------------------------------------------
 
 
 def test_every_frame_is_the_same_before_and_after(
     file: Path, team: str, clock: SimulatedClock
 ) -> None:
-    before = frames(f"sqlite:///{file}", clock)
+    before = frames_at(f"sqlite:///{file}", clock)
 
     parts = move(file, team)
 
-    assert_equal(frames(team, clock), before)
-    assert_equal(frames(f"sqlite:///{file}", clock), before)  # it can still be read
+    assert_equal(frames_at(team, clock), before)
+    assert_equal(frames_at(f"sqlite:///{file}", clock), before)  # it can still be read
     assert before["audit"]["balanced"].all()
     assert set(IDS) <= set(before["events"]["event_id"])
     assert all(part.source == part.destination for part in parts)
@@ -126,11 +83,11 @@ def test_rows_go_into_the_partitions_of_their_numbers(
 ) -> None:
     for room in (partitions, transaction):
         monkeypatch.setattr(room, "SIZE", 4)
-    before = frames(f"sqlite:///{file}", clock)
+    before = frames_at(f"sqlite:///{file}", clock)
 
     move(file, team)
 
-    assert_equal(frames(team, clock), before)
+    assert_equal(frames_at(team, clock), before)
     with mt.connect(team, clock=clock) as bus:
         parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event'::regclass"
         with contextlib.closing(Destination(team)) as there:
@@ -471,7 +428,7 @@ def test_a_move_that_is_killed_goes_on_and_no_row_comes_twice(
     point: int, file: Path, filled: Path, tmp_path: Path, postgres: Postgres, team: str
 ) -> None:
     clock = SimulatedClock()
-    before = frames(f"sqlite:///{filled}", clock)
+    before = frames_at(f"sqlite:///{filled}", clock)
     if point < 0:
         whole = Path(shutil.copy(filled, tmp_path / "whole.db"))
         done = child(whole, f"{team}_whole")
@@ -489,21 +446,21 @@ def test_a_move_that_is_killed_goes_on_and_no_row_comes_twice(
     assert again.returncode == 0, again.stderr
     assert not takes_work(f"sqlite:///{file}")
     if not at_work:
-        assert_equal(frames(team, clock), before)
+        assert_equal(frames_at(team, clock), before)
     assert takes_work(team)
     with mt.connect(team) as bus:
         assert bus.audit()["balanced"].all()
 
 
 def test_an_unfinished_move_is_taken_back(file: Path, team: str, clock: SimulatedClock) -> None:
-    before = frames(f"sqlite:///{file}", clock)
+    before = frames_at(f"sqlite:///{file}", clock)
     assert child(file, team, 60).returncode == -signal.SIGKILL
     assert not takes_work(f"sqlite:///{file}")
     assert not takes_work(team)
 
     move(file, team, undo=True)
 
-    assert_equal(frames(f"sqlite:///{file}", clock), before)
+    assert_equal(frames_at(f"sqlite:///{file}", clock), before)
     with mt.connect(team) as bus:
         assert len(bus.topics()) == 0
     assert takes_work(f"sqlite:///{file}")

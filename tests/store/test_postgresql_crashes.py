@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,17 @@ from typing import Any
 import psycopg
 import pytest
 from databases import Postgres
-from faults_of_postgres import Child, Proxy, asked, locked, raw
+from faults_of_postgres import (
+    Child,
+    Proxy,
+    asked,
+    backend,
+    fast,
+    immediate,
+    locked,
+    postmaster,
+    raw,
+)
 from shared import in_threads, is_settled, outcomes, wait_until
 
 import mltrigger as mt
@@ -95,46 +106,6 @@ state = sub.state
 bus.close()
 print(state)
 """
-
-
-def fast(server: Postgres) -> None:
-    assert server.process is not None
-    server.process.send_signal(signal.SIGINT)
-    server.process.wait(timeout=60)
-    server.start()
-
-
-def immediate(server: Postgres) -> None:
-    server.end()
-    server.start()
-
-
-def postmaster(server: Postgres) -> None:
-    """Kill the first process of the server. The others end when they notice."""
-    assert server.process is not None
-    server.process.kill()
-    server.process.wait(timeout=60)
-    until = time.monotonic() + 60
-    while True:
-        try:
-            server.start()
-        except RuntimeError:  # its old processes still hold the shared memory
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        else:
-            return
-
-
-def backend(server: Postgres) -> None:
-    """Kill the process of a writer. The server ends all others, and recovers."""
-    with psycopg.connect(server.dsn("postgres"), autocommit=True) as session:
-        found = session.execute(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'mltrigger'"
-            " ORDER BY query LIKE '%%mark%%' DESC, random() LIMIT 1"
-        ).fetchall()
-        for (pid,) in found:
-            os.kill(pid, signal.SIGKILL)
-    wait_until(server.answers)
 
 
 KILLS = (
@@ -287,6 +258,44 @@ def test_all_who_wait_for_a_server_that_is_away_give_up_at_the_same_time(
 
         assert max(took_s) < 3 * 4
         assert bus.publish("numbers", 1).seq >= 1
+
+
+READS: dict[str, Callable[[mt.EventBus], Any]] = {
+    "invocations": lambda bus: bus.invocations(),
+    "events": lambda bus: bus.events(),
+    "audit": lambda bus: bus.audit(),
+    "topics": lambda bus: bus.topics(),
+    "trace": lambda bus: bus.trace("e1"),
+    "explain": lambda bus: bus.explain("e1", "keyed"),
+    "results": lambda bus: bus.subscription("keyed").results(),
+    "depth": lambda bus: bus.subscription("keyed").depth(),
+    "depth by key": lambda bus: bus.subscription("keyed").depth(by="key"),
+}
+
+
+def test_reads_without_a_server_end_with_one_sentence_under_a_short_traceback(
+    durable: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mt.connect(url) as bus:
+        model = mt.model(twice, name="keyed", version="1.0.0")
+        bus.subscribe("numbers", model, key="tenant", listen=False)
+        bus.publish("numbers", {"tenant": "a"}, id="e1")
+        sub = bus.subscription("keyed")
+        monkeypatch.setattr(bus, "subscription", lambda name: sub)  # it reads, too
+        monkeypatch.setattr(module, "BUSY_S", 0.05)
+        durable.end()
+        lines: dict[str, list[str]] = {}
+        for name, read in READS.items():
+            with pytest.raises(mt.StoreError, match="no connection to the server") as raised:
+                read(bus)
+            lines[name] = traceback.format_exception(raised.value)
+            assert raised.value.__cause__ is not None
+            assert raised.value.__cause__.__traceback__ is None
+            assert raised.value.__cause__.__cause__ is None
+        durable.start()
+
+        assert {n for n, text in lines.items() if len("".join(text).splitlines()) > 20} == set()
+        assert {n for n, text in lines.items() if "start the server" not in text[-1]} == set()
 
 
 def test_server_that_only_reads_is_refused_with_advice(

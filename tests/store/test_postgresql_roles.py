@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 from databases import Postgres
 from shared import is_settled, outcomes, wait_until
@@ -161,6 +163,49 @@ def test_analyst_reads_frames(
     assert (found.depth().open, len(found.latency()) > 0) == (0, True)
     with pytest.raises(mt.MltriggerError, match="postgres roles"):
         found.pause()
+
+
+def test_analyst_audits_without_a_look_at_the_data_of_events(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus]
+) -> None:
+    plain = admin.subscribe("audited", judged, name="audited", listen=False)
+    large = admin.subscribe(
+        "audited", judged, name="audited-large", listen=False, max_attempts=1,
+        filter={"page": [{"numeric": [">", 2]}]}, filter_scope="body",
+    )  # fmt: skip
+    connect("publisher").publish_batch("audited", [{"page": n} for n in range(1, 7)])
+    _deliver(connect("worker"), "audited", "audited-large")
+    wait_until(lambda: is_settled(plain) and is_settled(large), timeout_s=60)
+    connect("publisher").publish("audited", {"page": 9}, delay_s=600)
+
+    with pytest.warns(UserWarning, match=r"audit of .*'audited-large'.* trusts filters"):
+        found = connect("analyst").audit()
+
+    pd.testing.assert_frame_equal(found, admin.audit())
+    row = found.set_index("subscription").loc["audited-large"]
+    assert (row["published"], row["filtered"], row["succeeded"], row["open"]) == (7, 2, 4, 1)
+    assert row["balanced"]
+
+
+def test_analyst_finds_a_lost_event_where_there_is_no_filter(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus], server: Postgres
+) -> None:
+    sub = admin.subscribe("holes", judged, name="holes", listen=False)
+    connect("publisher").publish_batch("holes", range(3))
+    _deliver(connect("worker"), "holes")
+    wait_until(lambda: is_settled(sub), timeout_s=60)
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as session:
+        session.execute(f"SET search_path TO {SCHEMA}")
+        mine = "subscription_id = (SELECT id FROM subscription WHERE name = 'holes')"
+        last = f"SELECT max(seq) FROM outcome WHERE {mine}"
+        session.execute(f"DELETE FROM outcome WHERE {mine} AND seq = ({last})")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other subscriptions
+        found = connect("analyst").audit().set_index("subscription").loc["holes"]
+
+    assert (found["missing"], found["balanced"], found["succeeded"]) == (1, False, 2)
+    admin.unsubscribe("holes", delete=True)
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,18 @@ bus.close()
 print(sum(counts))
 """
 
+LISTENERS = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+SENDERS = """
+SELECT 1 FROM pg_stat_activity
+WHERE application_name = 'mlt_sends' AND query LIKE '%%pg_notify%%'
+"""
 
-def test_sixteen_publishers_in_two_processes_send_few_notifications(team: str) -> None:
-    with mt.connect(team) as bus:
-        bus.topic("numbers")
-        channel = bus.wakeup._channel  # type: ignore[attr-defined]
+
+def notifications(team: str, channel: str) -> tuple[int, int, float]:
+    """Let two processes publish. Return their events, their notifications, and the seconds."""
     with raw(team) as session:
         session.execute(f"LISTEN {channel}")
         began = time.monotonic()
@@ -50,10 +57,40 @@ def test_sixteen_publishers_in_two_processes_send_few_notifications(team: str) -
         took_s = time.monotonic() - began
         session.execute("SELECT 1")
         heard = len(list(session.notifies(timeout=0.5)))
-
     assert asked(team, "SELECT count(*) FROM event") == [(published,)]
+    return published, heard, took_s
+
+
+def test_sixteen_publishers_in_two_processes_send_few_notifications(team: str) -> None:
+    with mt.connect(team) as bus:
+        bus.topic("numbers")
+        bus.wakeup.generation("done")  # somebody listens
+        wait_until(lambda: asked(team, LISTENERS) == [(1,)])
+
+        published, heard, took_s = notifications(team, bus.wakeup._channel)  # type: ignore[attr-defined]
+
     assert 2 <= heard <= 2 * (100 * took_s + 5)
     assert heard < published
+
+
+def test_publishers_send_no_notification_while_no_process_listens(team: str) -> None:
+    with mt.connect(team) as bus:
+        bus.topic("numbers")
+        channel = bus.wakeup._channel  # type: ignore[attr-defined]
+
+    _, heard, _ = notifications(team, channel)
+
+    # two that ask at the same moment may take each other for one that listens
+    assert heard <= 10
+
+
+def test_process_that_only_publishes_has_no_session_that_listens(team: str) -> None:
+    with mt.connect(f"{team}&application_name=mlt_sends") as bus:
+        bus.topic("numbers")
+        bus.publish("numbers", 1)
+        wait_until(lambda: asked(team, SENDERS))
+
+        assert asked(team, LISTENERS) == [(0,)]
 
 
 def test_events_are_found_although_every_notification_is_lost(team: str) -> None:

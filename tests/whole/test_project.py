@@ -23,6 +23,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TARGETS = [
     "help",
     "demo",
+    "installed",
+    "compiled",
     "test",
     "test-all",
     "test-latest",
@@ -220,11 +222,18 @@ def test_make_alone_lists_the_targets_with_what_they_do() -> None:
     assert all(len(says) > 5 for says in listed.values())
 
 
-def test_continuous_integration_calls_lint_and_then_test() -> None:
+def test_continuous_integration_installs_first_calls_lint_and_waits_for_it_and_then_tests() -> None:
     script = ROOT / ".ci" / "run"
-    called = re.findall(r"^make ([\w-]+)$", script.read_text(), re.MULTILINE)
+    called = re.findall(r"^(?:make|wait) .+$", script.read_text(), re.MULTILINE)
 
-    assert called == ["lint", "test-all"]
+    assert called == [
+        "make installed",
+        "make lint &",
+        "make compiled",
+        'wait "$linting"',
+        "make test-all",
+    ]
+    assert "set -e" in script.read_text()  # so a failed lint ends it
     assert os.access(script, os.X_OK)
     assert script.read_text().startswith("#!")
 

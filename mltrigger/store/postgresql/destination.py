@@ -25,7 +25,7 @@ from mltrigger.store.postgresql import SCHEMA, partitions, schema, versions
 from mltrigger.store.postgresql.place import parts_of
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import SessionDriver
-from mltrigger.store.postgresql.trouble import said
+from mltrigger.store.postgresql.trouble import is_cut, said
 from mltrigger.store.transaction import Row
 from mltrigger.text import redacted, short
 
@@ -47,6 +47,7 @@ _MAY = """
 SELECT has_database_privilege(current_database(), 'CREATE'),
   (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = %s)
 """
+_AGAIN = "; nothing is lost: call the same command again, it goes on behind its last commit"
 _MAY_NOT = "the role may make no schema in that database: ask its owner for CREATE"
 
 
@@ -82,7 +83,7 @@ class Destination:
 
     def __init__(self, url: str) -> None:
         conninfo, self.schema = parts_of(url)
-        self._made = set[tuple[str, int]]()
+        self._made, self._has_begun = set[tuple[str, int]](), False
         self.description = "PostgreSQL"
         with self._said():
             sessions = Sessions(conninfo, self.schema)
@@ -98,6 +99,8 @@ class Destination:
             )
         with self._said():
             schema.check_encoding(self._session)
+            # The file is told that its rows are there: then they must be on the disk.
+            self._session.execute("SET synchronous_commit TO on")
 
     def close(self) -> None:
         """Close the session. Idempotent."""
@@ -138,6 +141,7 @@ class Destination:
                 return None
             notes = dict(self._session.execute(_NOTES).fetchall())
         value = notes.get("move", notes.get("moved_from"))
+        self._has_begun = value is not None
         return None if value is None else Reached(**json.loads(value))
 
     def problem(self) -> str | None:
@@ -172,6 +176,7 @@ class Destination:
                     raise StoreError(problem)
                 self._session.execute(_VERSION, [-tables.VERSION, tables.VERSION])
                 self._session.execute(_NOTE, ["move", reached.text()])
+        self._has_begun = True
 
     def add(
         self, table: str, columns: Sequence[str], rows: Sequence[Row], before: Reached, now: Reached
@@ -268,7 +273,8 @@ class Destination:
         try:
             yield
         except psycopg.Error as error:
-            raise StoreError(f"store {self.description}: {redacted(said(error))}") from error
+            again = _AGAIN if self._has_begun and is_cut(error) else ""
+            raise StoreError(f"store {self.description}: {redacted(said(error))}{again}") from error
 
 
 def names() -> list[str]:

@@ -64,7 +64,7 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     location: str | None = None
-    by_columns, hold_s, is_shared, home = False, 0.05, True, ""
+    by_columns, hold_s, is_shared, home = True, 0.05, True, ""
 
     def __init__(
         self,
@@ -98,18 +98,16 @@ class PostgresStore(Combined):
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
     def _prepare(self) -> None:
-        session = self.sessions.open()
-        try:
+        with self.sessions.reading() as session:  # the first reader has it then
             self.description = f"PostgreSQL, database {session.info.dbname}"
             if self.sessions.schema != SCHEMA:
                 self.description += f", schema {self.sessions.schema}"
             self.home = self.sessions.home(session)
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            ((self._key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            of = [self.sessions.schema] * 2
+            ((self._key, self.hides_data),) = session.execute(schema.STANDING, of).fetchall()
             self._flush.life = lives.now(session, self.sessions.schema)
-        finally:
-            session.close()
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
@@ -394,4 +392,6 @@ class PostgresStore(Combined):
                 return
 
     def _failed(self, error: Exception) -> StoreError:
+        if isinstance(error, psycopg.OperationalError):
+            error.with_traceback(None)  # of an outage: its place in this package tells nothing
         return StoreError(f"store {getattr(self, 'description', 'PostgreSQL')}: {said(error)}")

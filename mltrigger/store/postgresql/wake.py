@@ -1,8 +1,10 @@
 """Wake-ups across machines: NOTIFY, one for all that a process has to say in ten milliseconds.
 
-A NOTIFY takes a lock over all commits of the server. In each publishing transaction it would cost
-most of the throughput. So it comes after the commit, in a session of its own, and not for each one.
-It may be lost. Looks at the log are promised.
+A NOTIFY takes a lock over all commits of the server, and wakes each session that listens. In each
+publishing transaction it would cost most of the throughput. So it comes after the commit, in a
+session of its own, and not for each one. A process listens only if it waits for something. It then
+holds a shared lock, and without such a lock nothing is sent. A wake-up may be lost. Looks at the
+log are promised.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from typing import Literal
 
 import psycopg
 
@@ -24,6 +27,8 @@ from mltrigger.store.wake import Wakeup
 
 _APART_S = 0.01
 """The shortest time between two notifications of a process."""
+_UNHEARD_S = 0.05
+"""The same while no process listens. A new one looks at the log first, so it misses nothing."""
 _MOST_BYTES = 7_000
 """A notification carries at most 8,000 bytes. Longer ones wake everybody."""
 _EVERYBODY = "*"
@@ -34,6 +39,9 @@ _END_S = 1.0
 """The longest wait for the two threads at the end."""
 _DEAF_POLL_S = 0.1
 """The longest wait until the next look where no notification is heard."""
+_LISTENS = "SELECT pg_advisory_lock_shared(%s)"
+_NOTIFY = "SELECT pg_notify(%s, %s) WHERE NOT pg_try_advisory_xact_lock(%s)"
+"""Returns a row if it was sent: a process holds the lock of those who listen, or asks as we do."""
 
 
 class PostgresWakeup(Wakeup):
@@ -48,14 +56,14 @@ class PostgresWakeup(Wakeup):
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
         self._sessions = sessions
-        self._channel = (
-            "mltrigger_" + hashlib.blake2b(sessions.schema.encode(), digest_size=8).hexdigest()
-        )
+        digest = hashlib.blake2b(sessions.schema.encode(), digest_size=8)
+        self._channel = f"mltrigger_{digest.hexdigest()}"
+        self._key = int.from_bytes(digest.digest(), signed=True)
         self._fresh()
 
     def _fresh(self) -> None:
         self._pid, self._own = os.getpid(), secrets.token_hex(4)
-        self._begun, self._closed = False, False
+        self._begun, self._closed = set[str](), False
         self._over, self._threads = threading.Event(), list[threading.Thread]()
         self._said = threading.Condition()
         self._pending: set[str] = set()
@@ -64,18 +72,18 @@ class PostgresWakeup(Wakeup):
 
     def wait(self, key: str, seen: int, timeout_s: float) -> bool:
         """Wait as :meth:`Wakeup.wait`. The first wait opens the session that listens."""
-        self._begin()
+        self._begin("listens")
         return super().wait(key, seen, timeout_s)
 
     def generation(self, key: str) -> int:
         """Return as :meth:`Wakeup.generation`."""
-        self._begin()
+        self._begin("listens")
         return super().generation(key)
 
     def notify(self, keys: Iterable[str]) -> None:
         """Wake the waiters of *keys* here at once, and those of other processes soon."""
         keys = list(keys)
-        self._begin()
+        self._begin("notifies")
         super().notify(keys)
         if keys and not self._closed:
             with self._said:
@@ -99,23 +107,24 @@ class PostgresWakeup(Wakeup):
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until_s - time.monotonic()))
 
-    def _begin(self) -> None:
+    def _begin(self, task: Literal["listens", "notifies"]) -> None:
+        """Start the thread of *task*, once in a process."""
         if os.getpid() != self._pid:  # a forked child: threads and held locks are the parent's
             super().__init__()
             self._fresh()
-        if self._begun or self._closed:
+        if task in self._begun or self._closed:
             return
         with self._said:
-            if self._begun:
+            if task in self._begun:
                 return
-            self._begun = True
-        for target, name in ((self._listen, "listens"), (self._send, "notifies")):
-            if name == "listens" and self._sessions.is_pooled:
-                continue  # a pooler forgets who listens
-            thread = threading.Thread(target=target, name=f"mltrigger-{name}", daemon=True)
-            with contextlib.suppress(RuntimeError):  # no thread can be started: looks must do
-                thread.start()
-                self._threads.append(thread)
+            self._begun.add(task)
+        if task == "listens" and self._sessions.is_pooled:
+            return  # a pooler forgets who listens
+        target = self._listen if task == "listens" else self._send
+        thread = threading.Thread(target=target, name=f"mltrigger-{task}", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread can be started: looks must do
+            thread.start()
+            self._threads.append(thread)
 
     # -- threads -----------------------------------------------------------------------------------
 
@@ -127,6 +136,7 @@ class PostgresWakeup(Wakeup):
                         self.poll_s = _DEAF_POLL_S
                         return
                     self._hears = session
+                    session.execute(_LISTENS, [self._key])
                     session.execute(f"LISTEN {self._channel}")
                     self.poll_s = Wakeup.poll_s
                     self._wake_all()  # something may have come before
@@ -152,6 +162,7 @@ class PostgresWakeup(Wakeup):
     def _send(self) -> None:
         session: Session | None = None
         while True:
+            is_heard = False
             with self._said:
                 while not self._pending and not self._closed:
                     self._said.wait()
@@ -166,10 +177,11 @@ class PostgresWakeup(Wakeup):
                     session = self._sessions.open()
                     if not self._sessions.is_pooled:
                         session.execute("SET synchronous_commit TO off")  # nothing is stored
-                session.execute("SELECT pg_notify(%s, %s)", [self._channel, message])
+                sent = session.execute(_NOTIFY, [self._channel, message, self._key])
+                is_heard = sent.rowcount > 0
             except psycopg.Error:
                 session = None  # looks must do
-            self._over.wait(_APART_S)
+            self._over.wait(_APART_S if is_heard else _UNHEARD_S)
         if session is not None:
             session.close()
 
