@@ -14,6 +14,7 @@ from shared import is_settled, wait_until
 
 import mltrigger as mt
 from mltrigger.store import matched
+from mltrigger.store.corrections import Replacement
 from mltrigger.store.matching import Matching, folded
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES, ROLES
 from mltrigger.testing import SimulatedClock
@@ -378,3 +379,21 @@ def test_many_that_match_are_read_by_columns_with_the_same_rows(
 
     for each, expected in zip(wanted, by_rows, strict=True):
         assert_frame_equal(lived.invocations("pages", **each), expected)
+
+
+def test_answer_that_was_replaced_is_found_as_it_is_shown(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = lived.subscription("pages")
+    before = sub.results(outcome="succeeded", version="1.0.0")
+    key = (before["event_id"][0], before["source"][0])
+    new = Replacement(model="pages", version="1.1.0", output='{"said": "Corrected"}', measures=None)
+    monkeypatch.setattr(lived.rollout.corrector, "replacements", lambda spec: {key: new})
+
+    assert list(sub.results(reason="corrected")["event_id"]) == [key[0]]
+    assert list(sub.results(text="corrECTED")["event_id"]) == [key[0]]
+    assert key[0] in set(sub.results(version="1.1.0")["event_id"])
+    assert list(sub.results(outcome="succeeded", version="1.0.0")["event_id"]) == [
+        *before["event_id"][1:]
+    ]
+    assert len(sub.results(outcome="succeeded", limit=2)) == 2
