@@ -163,7 +163,7 @@ def test_what_the_package_imports_is_declared() -> None:
     extras = [
         r
         for name in (
-            *("brokers", "compare", "cron", "demo", "mlflow", "onnx"),
+            *("brokers", "compare", "completion", "cron", "demo", "mlflow", "onnx"),
             *("otel", "plot", "postgres", "schema", "serve", "tutorial"),
         )
         for r in requirements_of_extra(name)
