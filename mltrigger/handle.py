@@ -12,8 +12,7 @@ from mltrigger.errors import Closed, DiskFailed, NotFound, StoreError, brief_err
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports.choosing import choosing, chosen_of
-from mltrigger.rollout import truth
-from mltrigger.rollout.handle import Versioned
+from mltrigger.rollout import plots, truth
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.patience import at_once
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from mltrigger.versions.describe import Model
 
 
-class Bus(letters.Bus, truth.Bus, Protocol):
+class Bus(letters.Bus, truth.Bus, plots.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
     rollout: Rollout
@@ -107,7 +106,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
 
 
 @brief_errors
-class Subscription(letters.Letters, truth.Truth, Versioned):
+class Subscription(letters.Letters, truth.Truth, plots.Plots):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     _bus: Bus

@@ -25,6 +25,7 @@ from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
 from mltrigger.reports.keys import depth_by_key
 from mltrigger.reports.naming import find
+from mltrigger.reports.plots import BusPlots
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @brief_errors
-class Lookup:
+class Lookup(BusPlots):
     """Answers questions about a bus. :class:`~mltrigger.EventBus` adds actions.
 
     Parameters
@@ -229,7 +230,7 @@ class Lookup:
         With a filter, each event of the archive is checked.
         """
         self._check()
-        return frames.frame(audit(self._store), frames.AUDIT)
+        return frames.carded(frames.frame(audit(self._store), frames.AUDIT), "audit")
 
     def depth_by_key(self, subscription: Any) -> pd.DataFrame:
         """Return the open events of a subscription by key. See ``sub.depth(by="key")``."""

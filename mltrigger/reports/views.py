@@ -82,7 +82,8 @@ def invocations(
         with contextlib.suppress(*UNREADABLE):
             found, running = log.bulk(wanted, subscription_id, since_us, seqs, roles=roles)
             table = attempts.frame(found, running, schema)
-            return table if limit is None else table.tail(limit).reset_index(drop=True)
+            kept = table if limit is None else table.tail(limit).reset_index(drop=True)
+            return frames.carded(kept, "invocations")
     # row by row, a value that cannot be read is named
     rows = log.invocations(
         wanted,
@@ -92,7 +93,7 @@ def invocations(
         seqs=seqs,
         roles=roles,
     )
-    return frames.frame(rows, schema)
+    return frames.carded(frames.frame(rows, schema), "invocations")
 
 
 def matching(
@@ -140,8 +141,9 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     found = log.latencies(subscription_id, since_us)
     if found is None:
         columns = ("version", *(f"{stage}_ms" for stage in frames.STAGES))
-        return quantiles.latency(invocations(log, subscription_id, since=since, columns=columns))
-    return quantiles.latency(attempts.times(found))
+        times = invocations(log, subscription_id, since=since, columns=columns)
+        return frames.carded(quantiles.latency(times), "latency")
+    return frames.carded(quantiles.latency(attempts.times(found)), "latency")
 
 
 def results(
@@ -197,7 +199,7 @@ def _beside(
     figures = outputs.figures(measures)
     columns = {**outputs.columns(texts, {**schema, **figures}), **figures}
     last = len(frames.KEY) if list(schema)[-len(frames.KEY) :] == list(frames.KEY) else 0
-    return frames.beside(table, columns, last)
+    return frames.carded(frames.beside(table, columns, last), "results")
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.DataFrame:
@@ -216,7 +218,7 @@ def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.
             raise damaged("event", f"{e.id!r:.80}", error) from error
         facts = (e.id, e.source, e.type, e.topic, e.subject, e.time, e.published_us, e.trace_id)
         rows.append((*facts, *told))
-    return frames.frame(rows, frames.EVENTS)
+    return frames.carded(frames.frame(rows, frames.EVENTS), "events")
 
 
 def dead_letters(log: Log, subscription_id: int, wanted: Matching | None = None) -> pd.DataFrame:
@@ -309,7 +311,7 @@ def models(registry: Registry) -> pd.DataFrame:
         )
         for v in registry.versions()
     ]
-    return frames.frame(rows, frames.MODELS)
+    return frames.carded(frames.frame(rows, frames.MODELS), "models")
 
 
 def _schema(text: str | None) -> str | None:
@@ -344,7 +346,7 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
                 depth.dead,
             )
         )
-    return frames.frame(rows, frames.SUBSCRIPTIONS)
+    return frames.carded(frames.frame(rows, frames.SUBSCRIPTIONS), "subscriptions")
 
 
 def topics(registry: Registry, status: Callable[[str], Status | None]) -> pd.DataFrame:
@@ -357,7 +359,7 @@ def topics(registry: Registry, status: Callable[[str], Status | None]) -> pd.Dat
         state = states.get(name, nothing)
         now = (state.state or None, state.since_us, state.behind, state.detail or None)
         rows.append((name, n, s, watched.get(name), *now, newest))
-    return frames.frame(rows, frames.TOPICS)
+    return frames.carded(frames.frame(rows, frames.TOPICS), "topics")
 
 
 def data_text(raw: bytes, media_type: str | None) -> str:

@@ -1,5 +1,5 @@
 """Pictures of the cockpit in a real JupyterLab, light and dark:
-``python tests/helpers/cockpit_shots.py docs``.
+``python tests/helpers/cockpit_shots.py docs/pictures``.
 """
 
 from __future__ import annotations

@@ -52,6 +52,25 @@ def compared(bus: mt.EventBus, since: Any) -> int:
         return 0
 
 
+def drawn(axes: Any) -> int:
+    """Return how many calls or attempts a chart is about, and close it."""
+    from matplotlib import pyplot
+
+    texts = [note.get_text() for note in axes.texts]
+    pyplot.close(axes.figure)
+    return next(
+        int(found[1]) for text in texts if (found := re.match(r"(\d+) (call|attempt)", text))
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+
+
+CHARTS = ("plot_latency", "plot_timeline", "plot_throughput", "plot_outcomes")
 CALLS: dict[str, Call] = {
     "EventBus.events": lambda bus, since: rows(bus.events(since=since)),
     "EventBus.invocations": lambda bus, since: rows(bus.invocations(since=since)),
@@ -63,6 +82,18 @@ CALLS: dict[str, Call] = {
     "Subscription.latency": lambda bus, since: calls(bus.subscription("read").latency(since=since)),
     "Subscription.compare": compared,
     "Subscription.replay": replayed,
+    **{
+        f"EventBus.{name}": lambda bus, since, name=name: drawn(
+            getattr(bus, name)("read", since=since)
+        )
+        for name in CHARTS
+    },
+    **{
+        f"Subscription.{name}": lambda bus, since, name=name: drawn(
+            getattr(bus.subscription("read"), name)(since=since)
+        )
+        for name in CHARTS
+    },
 }
 
 

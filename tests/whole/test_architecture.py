@@ -52,6 +52,10 @@ DOORS = {
     ("handle", "notebook.cockpit.widget", "dashboard"),
     # The progress bar in a page.
     ("reports.bar", "notebook.progress", "_drawing"),
+    # The cards of frames.
+    ("reports.shown", "notebook.cards", "_html"),
+    # The charts.
+    ("reports.plots", "notebook.plotting", "drawing"),
 }
 """(module, face, function): opened when somebody calls the function, never at import."""
 MOST_ROOMS = 27

@@ -164,7 +164,7 @@ def test_what_the_package_imports_is_declared() -> None:
         r
         for name in (
             *("brokers", "compare", "cron", "demo", "mlflow", "onnx"),
-            *("otel", "postgres", "schema", "serve", "tutorial"),
+            *("otel", "plot", "postgres", "schema", "serve", "tutorial"),
         )
         for r in requirements_of_extra(name)
     ]
