@@ -82,10 +82,14 @@ if TYPE_CHECKING:
     # signatures.
     _bus = EventBus.__new__(EventBus)
     alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
+    dashboard = _bus.dashboard
     doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
     invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
     labels = _bus.labels
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
+    plot_latency, plot_outcomes = _bus.plot_latency, _bus.plot_outcomes
+    plot_throughput, plot_timeline = _bus.plot_throughput, _bus.plot_timeline
+    plot_trace = _bus.plot_trace
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
     retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
     subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
@@ -147,6 +151,7 @@ _OF_THE_BUS = (
     "audit",
     "backup",
     "cancel",
+    "dashboard",
     "doctor",
     "events",
     "explain",
@@ -158,6 +163,11 @@ _OF_THE_BUS = (
     "latency",
     "models",
     "plan",
+    "plot_latency",
+    "plot_outcomes",
+    "plot_throughput",
+    "plot_timeline",
+    "plot_trace",
     "prune",
     "publish",
     "publish_batch",
@@ -231,6 +241,7 @@ __all__ = [
     "cancel",
     "close",
     "connect",
+    "dashboard",
     "default_bus",
     "doctor",
     "events",
@@ -245,6 +256,11 @@ __all__ = [
     "models",
     "once",
     "plan",
+    "plot_latency",
+    "plot_outcomes",
+    "plot_throughput",
+    "plot_timeline",
+    "plot_trace",
     "prune",
     "publish",
     "publish_batch",
@@ -271,33 +287,45 @@ _guard = threading.Lock()
 
 
 def default_bus() -> EventBus:
-    """Return the bus behind the functions of this module. The first call opens it."""
+    """Return the bus behind the functions of this module. The first call opens it.
+
+    Examples
+    --------
+    >>> mt.default_bus() is bus
+    True
+    """
     global _default  # the one state of the module
     with _guard:
         if _default is None or _default.closed:
-            from mltrigger.urls import connect as open_bus
-
-            _default = open_bus()
-        return _default
+            _default = __getattr__("connect")()
+        bus: EventBus = _default
+        return bus
 
 
 def use(url: str | None = None, **aws: Any) -> EventBus:
     """Make the bus at *url* the default bus, and return it. The one before is closed.
 
     *aws*: the options of :func:`connect` for a bus on AWS.
+
+    Examples
+    --------
+    >>> mt.use("memory://") is mt.default_bus()
+    True
     """
     global _default
-    from mltrigger.urls import connect as open_bus
-
-    bus = open_bus(url, **aws)
+    bus: EventBus = __getattr__("connect")(url, **aws)
     close()
-    with _guard:
-        _default = bus
+    _default = bus
     return bus
 
 
 def close() -> None:
-    """Close the default bus, if it is open. The next function that needs one opens it again."""
+    """Close the default bus, if it is open. The next function that needs one opens it again.
+
+    Examples
+    --------
+    >>> mt.close()
+    """
     global _default
     with _guard:
         bus, _default = _default, None
@@ -314,7 +342,7 @@ def _of_the_default_bus(name: str) -> Callable[..., Any]:
 
     from mltrigger.bus import EventBus
 
-    method = getattr(EventBus, name)
+    method = getattr(_with_examples("EventBus", EventBus), name)
 
     @functools.wraps(method)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -338,26 +366,33 @@ def _serving() -> Callable[..., Any]:
     return function
 
 
+def _with_examples(name: str, value: Any) -> Any:
+    """Return *value*, documented with its examples."""
+    from mltrigger.notebook import examples
+
+    return examples.attach(name, value)
+
+
 def __getattr__(name: str) -> Any:
     """Load public names at their first use: importing the package costs nothing."""
-    if name == "serve":
-        globals()[name] = _serving()
-        return globals()[name]
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _OF_THE_BUS:
-        function = _of_the_default_bus(name)
-        globals()[name] = function
-        return function
+    if name in ("load_ipython_extension", "unload_ipython_extension"):  # %load_ext mltrigger
+        return getattr(importlib.import_module("mltrigger.notebook.magics"), name)
     if name in _ROOMS:
         return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
-    import difflib
-
-    near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
-    hint = f"; did you mean {near}?" if near else ""
-    raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
+    if name in _OF_THE_BUS:
+        value = _of_the_default_bus(name)
+    elif name == "serve":
+        value = _with_examples(name, _serving())
+    elif name in _HOME:
+        module = importlib.import_module(f"mltrigger.{_HOME[name]}")
+        value = _with_examples(name, getattr(module, name))
+    else:
+        near = importlib.import_module("difflib").get_close_matches(name, __dir__())
+        hint = " or ".join(map(repr, near))
+        hint = hint and f"; did you mean {hint}?"
+        raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

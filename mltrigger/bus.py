@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import functools
 import os
 import time
@@ -36,7 +35,6 @@ from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.patience import at_once
 from mltrigger.store.registry import Registry
-from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.sqlite.living import Living
 from mltrigger.store.watch import Watch
 from mltrigger.text import card
@@ -47,6 +45,7 @@ from mltrigger.versions.version import ModelVersion
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from mltrigger.notebook.cockpit.widget import Dashboard
     from mltrigger.policy import Subscribing
 
 _LAST_WORD_S = 0.5
@@ -359,24 +358,23 @@ class EventBus(Publisher):
         """Whether the listeners of this process live, and whether they can deliver."""
         return self._engine.vitals
 
-    # -- keep --------------------------------------------------------------------------------------
+    # -- look --------------------------------------------------------------------------------------
 
-    def retain(self, *, max_age_s: float | None = None, max_events: int | None = None) -> Retention:
-        """Limit the age and number of kept events, with their log rows.
+    def dashboard(self, *, read_only: bool = False) -> Dashboard:
+        """Return a live view of the whole bus, to look at and to steer.
 
-        Listeners of all processes prune once a minute. Without arguments everything is kept, the
-        default. Open events and dead letters are always kept. A pruned event's id is forgotten: a
-        repeat is a new event.
+        It shows topics, subscriptions and versions with live counts, throughput and latency, and
+        each attempt. Every action shows its line of Python.
+
+        Parameters
+        ----------
+        read_only : bool
+            Whether all actions are refused.
         """
         self._check()
-        retention = Retention(max_age_s, max_events)
-        self.registry.set_setting("retention", dataclasses.asdict(retention))
-        return retention
+        from mltrigger.notebook.cockpit.widget import Dashboard
 
-    def prune(self) -> Pruned:
-        """Delete everything beyond :meth:`retain` now. Return the numbers deleted and held."""
-        self._check()
-        return prune(self._store, self._clock, self.registry.retention())
+        return Dashboard(self, read_only=read_only)
 
     # -- publish -----------------------------------------------------------------------------------
 

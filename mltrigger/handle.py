@@ -10,9 +10,9 @@ from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.errors import Closed, DiskFailed, NotFound, StoreError, brief_errors
 from mltrigger.filters import FilterPolicy
-from mltrigger.policy import DeliveryPolicy
-from mltrigger.rollout import truth
-from mltrigger.rollout.handle import Versioned
+from mltrigger.policy import DeliveryPolicy, keywords_of
+from mltrigger.reports.choosing import choosing, chosen_of
+from mltrigger.rollout import plots, truth
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.patience import at_once
@@ -20,12 +20,14 @@ from mltrigger.text import card
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Unpack
 
     import pandas as pd
 
     from mltrigger.broker import Receipt
     from mltrigger.delivery.on_call import OnCall
-    from mltrigger.notebook.dashboard import Dashboard
+    from mltrigger.notebook.cockpit.widget import Dashboard
+    from mltrigger.reports.choosing import Choosing
     from mltrigger.rollout.service import Rollout
     from mltrigger.run import Run
     from mltrigger.store.registry import Registry
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from mltrigger.versions.describe import Model
 
 
-class Bus(letters.Bus, truth.Bus, Protocol):
+class Bus(letters.Bus, truth.Bus, plots.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
     rollout: Rollout
@@ -55,9 +57,8 @@ class Bus(letters.Bus, truth.Bus, Protocol):
         subscription: str | None = None,
         *,
         limit: int | None = None,
-        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
+        **chosen: Unpack[Choosing],
     ) -> pd.DataFrame:
         """Return the attempts."""
 
@@ -105,7 +106,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
 
 
 @brief_errors
-class Subscription(letters.Letters, truth.Truth, Versioned):
+class Subscription(letters.Letters, truth.Truth, plots.Plots):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     _bus: Bus
@@ -218,44 +219,51 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
 
     # -- what happened -----------------------------------------------------------------------------
 
+    @keywords_of(choosing)
     def invocations(
         self,
         limit: int | None = None,
         *,
-        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
+        **chosen: Unpack[Choosing],
     ) -> pd.DataFrame:
-        """Return every attempt as one row, oldest first.
+        """Return every attempt as one row, oldest first. Only those that match all filters.
 
         Parameters
         ----------
         limit : int, optional
             Only the newest so many.
-        since : datetime, timedelta or str, optional
-            Only attempts received since then: a time with its zone, or an age that counts back
-            from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``, ``"2w"``.
         columns : sequence of str, optional
             Only these columns. The others are not read.
+        since, until : datetime, timedelta or str, optional
+            Only attempts received since then, or before then: a time with its zone, or an age that
+            counts back from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``.
+        version, outcome, reason : str or sequence of str, optional
+            Only these values of the columns with those names.
         role : str or sequence of str, optional
             Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
             ``direct``, or ``"all"``. Default: all but shadow and replay.
+        key : str or sequence of str, optional
+            Only events with these keys: the values at the subscription's ``key``.
+        text : str, optional
+            Only attempts with this part in their output, error, subject or event id. Capitals make
+            no difference.
         """
-        return self._bus.invocations(
-            self.name, limit=limit, since=since, columns=columns, role=role
-        )
+        return self._bus.invocations(self.name, limit=limit, columns=columns, **chosen)
 
-    def results(self, limit: int | None = None) -> pd.DataFrame:
+    @keywords_of(choosing)
+    def results(self, limit: int | None = None, **chosen: Unpack[Choosing]) -> pd.DataFrame:
         """Return one row per ended event, oldest first. *limit* keeps only the newest.
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
         output as in ``run.results()``, then ``event_id`` and ``source``. An answer that replaced
-        another one has the reason ``corrected``.
+        another one has the reason ``corrected``. Filters are those of :meth:`invocations`.
         """
         from mltrigger.reports import views
 
-        replaced = self._bus.rollout.corrector.replacements(self._spec)
-        return views.results(self._bus.log, self._spec.id, limit, replaced=replaced)
+        log, replaced = self._bus.log, self._bus.rollout.corrector.replacements(self._spec)
+        wanted = chosen_of(log, self._spec, views.FIRST, chosen)
+        return views.results(log, self._spec.id, limit, replaced=replaced, wanted=wanted)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""
@@ -300,14 +308,16 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         """Return advice for this subscription, with reasons. See ``bus.doctor``."""
         return self._bus.doctor(self.name)
 
-    def dashboard(self, sample: Any = None) -> Dashboard:
-        """Return a live widget: counts, latency, newest invocations, and a button to fire *sample*.
+    def dashboard(self, sample: Any = None, *, read_only: bool = False) -> Dashboard:
+        """Return the live view of ``bus.dashboard()`` with this subscription chosen.
 
-        Without a *sample* the button repeats the newest event of the topic.
+        Its button fires *sample*. Without one it repeats the newest event of the topic.
+        *read_only*: all actions are refused.
         """
-        from mltrigger.notebook.dashboard import Dashboard
+        from mltrigger.notebook.cockpit.widget import Dashboard
 
-        return Dashboard(self, sample)
+        bus: Any = self._bus
+        return Dashboard(bus, self._spec, sample, read_only=read_only)
 
     # -- what to do with it ------------------------------------------------------------------------
 

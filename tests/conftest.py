@@ -139,7 +139,7 @@ def team(postgres: Postgres, blank_database: str) -> Iterator[str]:
         session.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-READERS = ("delivery", "reports", "rollout", "telemetry", "sources")
+READERS = ("delivery", "reports", "rollout", "telemetry", "sources", "notebook")
 """Folders of tests whose statements are shared. A third of their cases runs on PostgreSQL, too."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from mltrigger.store import corrections
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.keys import id_key
 from mltrigger.store.lanes import LaneRow, lanes_of
+from mltrigger.store.matching import Matching, in_json, is_in
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader
 
@@ -64,6 +66,41 @@ def replace(
     for name, values in columns.items():
         changed.loc[list(rows), name] = values
     return changed, texts, figures
+
+
+def changes(wanted: Matching) -> bool:
+    """Whether *wanted* asks for something that a correction changes."""
+    return unchanged(wanted) != wanted
+
+
+def unchanged(wanted: Matching) -> Matching:
+    """Return the part of *wanted* that holds before and after a correction."""
+    return dataclasses.replace(wanted, versions=None, outcomes=None, reasons=None, text=None)
+
+
+def matching(
+    table: pd.DataFrame,
+    outputs: Sequence[str | None],
+    measures: Sequence[str | None],
+    wanted: Matching,
+    limit: int | None,
+) -> tuple[pd.DataFrame, Sequence[str | None], Sequence[str | None]]:
+    """Return the newest results that match as they are shown, with outputs and figures."""
+    given = {"version": wanted.versions, "outcome": wanted.outcomes, "reason": wanted.reasons}
+    kept = list(range(len(table)))
+    for name, values in given.items():
+        if values is not None:
+            column = table[name].tolist()
+            kept = [row for row in kept if column[row] in values]
+    if wanted.text is not None:
+        columns = [*(table[name].tolist() for name in ("error", "subject", "event_id")), outputs]
+        shown = list(zip(*columns, strict=True))
+        texts = {wanted.text, in_json(wanted.text)}
+        kept = [row for row in kept if any(is_in(text, shown[row]) for text in texts)]
+    if limit is not None:
+        kept = kept[-limit:] if limit else []
+    rest = table.iloc[kept].reset_index(drop=True)
+    return rest, [outputs[row] for row in kept], [measures[row] for row in kept]
 
 
 def balance(reader: Reader, parent_id: int, blind: bool = False) -> tuple[int, list[int]]:

@@ -271,6 +271,13 @@ def sentences(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.Da
     return Sentences(frame(rows, schema))
 
 
+def carded(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Return *table*, which a notebook shows as a card."""
+    from mltrigger.reports.shown import shown
+
+    return shown(table, kind)
+
+
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
     """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*.
 

@@ -19,11 +19,13 @@ from mltrigger.event.making import with_data
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
+from mltrigger.reports.choosing import choosing, matching_of
 from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, rehearsal, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
 from mltrigger.reports.keys import depth_by_key
 from mltrigger.reports.naming import find
+from mltrigger.reports.plots import BusPlots
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
@@ -42,10 +44,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.policy import Settings
+    from mltrigger.reports.choosing import Choosing
 
 
 @brief_errors
-class Lookup:
+class Lookup(BusPlots):
     """Answers questions about a bus. :class:`~mltrigger.EventBus` adds actions.
 
     Parameters
@@ -139,22 +142,27 @@ class Lookup:
 
     # -- what happened -----------------------------------------------------------------------------
 
+    @keywords_of(choosing)
     def invocations(
         self,
         subscription: str | None = None,
         *,
         limit: int | None = None,
-        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
-        role: str | Sequence[str] | None = None,
+        **chosen: Unpack[Choosing],
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first, of all subscriptions or one.
 
         See ``Subscription.invocations``.
         """
         self._check()
-        number = self.spec(subscription).id if subscription is not None else None
-        return views.invocations(self.log, number, limit, since, columns, role=role)
+        spec = self.spec(subscription) if subscription is not None else None
+        if {name for name, value in chosen.items() if value is not None} <= {"since", "role"}:
+            number, role = None if spec is None else spec.id, chosen.get("role")
+            return views.invocations(
+                self.log, number, limit, chosen.get("since"), columns, role=role
+            )
+        return views.matching(self.log, matching_of(self.log, spec, **chosen), limit, columns)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return latency quantiles for each stage and version, of all subscriptions together.
@@ -222,7 +230,7 @@ class Lookup:
         With a filter, each event of the archive is checked.
         """
         self._check()
-        return frames.frame(audit(self._store), frames.AUDIT)
+        return frames.carded(frames.frame(audit(self._store), frames.AUDIT), "audit")
 
     def depth_by_key(self, subscription: Any) -> pd.DataFrame:
         """Return the open events of a subscription by key. See ``sub.depth(by="key")``."""

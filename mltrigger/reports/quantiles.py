@@ -10,6 +10,8 @@ from mltrigger.reports.frames import LATENCY, STAGES, frame
 if TYPE_CHECKING:
     import pandas as pd
 
+_SHOWN = (0.5, 0.95, 0.99, 1.0)
+
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:
     """Return count and quantiles for each stage and version.
@@ -28,14 +30,15 @@ def latency(times: pd.DataFrame) -> pd.DataFrame:
         values = done[f"{stage}_ms"].to_numpy()
         for code, version in enumerate(versions):
             mine = codes == code
-            n, found = _quantiles(values[mine], each[mine])
+            n, found = quantiles(values[mine], each[mine], _SHOWN)
             rows.append((stage, version, n, *map(rounded_ms, found)))
     return frame(rows, LATENCY)
 
 
-def _quantiles(values: Any, each: Any) -> tuple[int, list[float]]:
-    """Return the number of *values*, and their quantiles. *each* says how often they are there.
+def quantiles(values: Any, each: Any, shares: Any) -> tuple[int, list[float]]:
+    """Return the number of *values*, and their quantiles at *shares*.
 
+    *each* says how often a value is there.
     Between two values they lie on a line, as those of ``numpy.quantile`` do.
     """
     import numpy as np
@@ -43,7 +46,7 @@ def _quantiles(values: Any, each: Any) -> tuple[int, list[float]]:
     order = np.argsort(values)
     values, ends = values[order], np.cumsum(each[order])
     n = int(ends[-1])
-    places = np.array((0.5, 0.95, 0.99, 1.0)) * (n - 1)
+    places = np.asarray(shares) * (n - 1)
     low, high = (
         values[np.searchsorted(ends, near(places), "right")] for near in (np.floor, np.ceil)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,26 @@ from mltrigger.text import count, letters, near, short
 
 _ERROR = 300
 """Characters of an error on one line."""
+
+
+def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Let a notebook show *table* as a card of its *kind*. It stays a plain frame.
+
+    The card belongs to this very object. Parts, copies, merged and unpickled frames have none.
+    """
+    ref = weakref.ref(table)  # a circle would keep a large frame alive
+    object.__setattr__(table, "_repr_html_", functools.partial(_html, ref, kind))
+    return table
+
+
+def _html(ref: weakref.ref[pd.DataFrame], kind: str) -> str | None:
+    from mltrigger.notebook import cards
+
+    table = ref()
+    if table is None or not pd.get_option("display.notebook_repr_html"):
+        return None
+    html: str | None = cards.html(table, kind) or pd.DataFrame._repr_html_(table)  # type: ignore[attr-defined]  # the stubs do not know it
+    return html
 
 
 class Sentences(pd.DataFrame):

@@ -51,7 +51,7 @@ def trace(log: Log, found: list[Found], bus: str | None = None) -> pd.DataFrame:
                 names = dict.fromkeys(subscription for subscription, *_ in attempts)
                 made = _emitted(log, node, names) + _outcomes(log, node, attempts, bus)
                 waiting += [(child, hop + 1) for child in reversed(made)]
-    return frames.frame(rows, frames.TRACE)
+    return frames.carded(frames.frame(rows, frames.TRACE), "trace")
 
 
 def _roots(log: Log, found: list[Found]) -> list[Found]:

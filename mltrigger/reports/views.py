@@ -13,11 +13,13 @@ from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
 from mltrigger.reports import attempts, corrected, frames, outputs, quantiles
+from mltrigger.reports.choosing import roles_of
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.log import Log
-from mltrigger.store.outcomes import ANSWERING, FINAL, ROLES
+from mltrigger.store.log import DeadLetter, Log
+from mltrigger.store.matching import Matching, is_in
+from mltrigger.store.outcomes import FINAL
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
 from mltrigger.versions.schema.outline import outline
@@ -34,6 +36,9 @@ FIRST = ("live", "canary", "direct")
 """The roles of answers that are no corrections."""
 _FEW = 10_000
 """So many attempts are read row by row."""
+_COMPARED = ("version", "outcome", "reason", "received_at")
+_FACTS = ("subject", "model", "version", "outcome", "reason")
+_READ = (*_FACTS, "error_type", "error", "output", "measures", *frames.KEY)
 UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
@@ -70,19 +75,15 @@ def invocations(
 
     Without a *role* all but shadows and replays.
     """
-    roles = roles_of(role)
-    known = list(frames.INVOCATIONS)
-    for name in columns or ():
-        if name not in known:
-            raise NotFound.of("column", name, known)
-    wanted = list(columns) if columns is not None else known
+    roles, wanted = roles_of(role), _columns(columns)
     schema = {name: frames.INVOCATIONS[name] for name in wanted}
     since_us = moment_us(since, log.now_us())
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, running = log.bulk(wanted, subscription_id, since_us, seqs, roles=roles)
             table = attempts.frame(found, running, schema)
-            return table if limit is None else table.tail(limit).reset_index(drop=True)
+            kept = table if limit is None else table.tail(limit).reset_index(drop=True)
+            return frames.carded(kept, "invocations")
     # row by row, a value that cannot be read is named
     rows = log.invocations(
         wanted,
@@ -92,18 +93,53 @@ def invocations(
         seqs=seqs,
         roles=roles,
     )
-    return frames.frame(rows, schema)
+    return frames.carded(frames.frame(rows, schema), "invocations")
 
 
-def roles_of(role: str | Sequence[str] | None) -> Sequence[str]:
-    """Return the roles that a user asks for. ``"all"`` names every one."""
-    if role is None:
-        return ANSWERING
-    wanted = [role] if isinstance(role, str) else [*role]
-    for name in wanted:
-        if name not in (*ROLES, "all"):
-            raise NotFound.of("role", str(name), [*ROLES, "all"])
-    return ROLES if "all" in wanted or not wanted else wanted
+def matching(
+    log: Log, wanted: Matching, limit: int | None = None, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return each attempt that matches as one row, as :func:`invocations` does."""
+    chosen = _columns(columns)
+    schema = {name: frames.INVOCATIONS[name] for name in chosen}
+    if (limit is None or limit > _FEW) and wanted.text is None and wanted.keys is None:
+        # of very many it is cheaper to read all by columns than to find each
+        with contextlib.suppress(*UNREADABLE):
+            if log.count(wanted, _FEW, budget_s=None).n >= _FEW:
+                table = _by_columns(log, wanted, chosen)
+                return (table if limit is None else table.tail(limit)).reset_index(drop=True)
+    return frames.frame(log.matched(chosen, wanted, limit), schema)
+
+
+def recorded_after(log: Log, wanted: Matching, row: int) -> pd.DataFrame:
+    """Return each attempt that matches and was recorded after *row*, oldest first."""
+    return frames.frame(
+        log.matched_after(list(frames.INVOCATIONS), wanted, row), frames.INVOCATIONS
+    )
+
+
+def _columns(columns: Sequence[str] | None) -> list[str]:
+    known = list(frames.INVOCATIONS)
+    for name in columns or ():
+        if name not in known:
+            raise NotFound.of("column", name, known)
+    return list(columns) if columns is not None else known
+
+
+def _by_columns(log: Log, wanted: Matching, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the attempts that match by version, outcome, reason and time."""
+    import pandas as pd
+
+    schema = {name: frames.INVOCATIONS[name] for name in dict.fromkeys([*columns, *_COMPARED])}
+    of = (wanted.subscription_id, wanted.since_us)
+    table = attempts.frame(*log.bulk(list(schema), *of, roles=wanted.roles), schema)
+    given = {"version": wanted.versions, "outcome": wanted.outcomes, "reason": wanted.reasons}
+    for name, values in given.items():
+        if values is not None:
+            table = table[table[name].isin(list(values))]
+    if wanted.until_us is not None:
+        table = table[table["received_at"] < pd.Timestamp(wanted.until_us, unit="us", tz="UTC")]
+    return table[list(columns)]
 
 
 def latency(log: Log, subscription_id: int | None = None, since: Moment = None) -> pd.DataFrame:
@@ -112,8 +148,9 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     found = log.latencies(subscription_id, since_us)
     if found is None:
         columns = ("version", *(f"{stage}_ms" for stage in frames.STAGES))
-        return quantiles.latency(invocations(log, subscription_id, since=since, columns=columns))
-    return quantiles.latency(attempts.times(found))
+        times = invocations(log, subscription_id, since=since, columns=columns)
+        return frames.carded(quantiles.latency(times), "latency")
+    return frames.carded(quantiles.latency(attempts.times(found)), "latency")
 
 
 def results(
@@ -122,33 +159,31 @@ def results(
     limit: int | None,
     roles: Sequence[str] = FIRST,
     replaced: Mapping[tuple[str, str], Replacement] = MappingProxyType({}),
+    wanted: Matching | None = None,
 ) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns.
 
-    The answers of *replaced* take the place of those before.
+    The answers of *replaced* take the place of those before. With *wanted* only those that match.
     """
-    facts = ("subject", "model", "version", "outcome", "reason")
-    read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
-    if limit is None or limit > _FEW:
+    if wanted is None and (limit is None or limit > _FEW):
         with contextlib.suppress(*UNREADABLE):
-            found, _ = log.bulk(read, subscription_id, running=False, roles=roles)
+            found, _ = log.bulk(_READ, subscription_id, running=False, roles=roles)
             ends = corrected.replace(*attempts.ended(found, limit), replaced)
             return _beside(*ends, frames.ENDED)
-    rows = log.invocations(
-        read,
-        subscription_id=subscription_id,
-        roles=roles,
-        limit=limit,
-        outcomes=FINAL,
-        running=False,
-    )
+    if wanted is None:
+        wanted = Matching(subscription_id, roles)
+    # an answer that was replaced is looked for as it is shown
+    after = wanted if replaced and corrected.changes(wanted) else None
+    before = corrected.unchanged(wanted) if after else wanted
+    rows = log.matched(_READ, before.final(FINAL), None if after else limit)
     answers = [
         Answer(tuple(facts), error_type, error, output, measures, (event_id, source))
         for *facts, error_type, error, output, measures, event_id, source in rows
     ]
     table = frames.frame((answer.row for answer in answers), frames.ENDED)
     texts, measures = [a.output for a in answers], [a.measures for a in answers]
-    return _beside(*corrected.replace(table, texts, measures, replaced), frames.ENDED)
+    ends = corrected.replace(table, texts, measures, replaced)
+    return _beside(*(corrected.matching(*ends, after, limit) if after else ends), frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
@@ -171,7 +206,7 @@ def _beside(
     figures = outputs.figures(measures)
     columns = {**outputs.columns(texts, {**schema, **figures}), **figures}
     last = len(frames.KEY) if list(schema)[-len(frames.KEY) :] == list(frames.KEY) else 0
-    return frames.beside(table, columns, last)
+    return frames.carded(frames.beside(table, columns, last), "results")
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.DataFrame:
@@ -190,10 +225,10 @@ def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.
             raise damaged("event", f"{e.id!r:.80}", error) from error
         facts = (e.id, e.source, e.type, e.topic, e.subject, e.time, e.published_us, e.trace_id)
         rows.append((*facts, *told))
-    return frames.frame(rows, frames.EVENTS)
+    return frames.carded(frames.frame(rows, frames.EVENTS), "events")
 
 
-def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
+def dead_letters(log: Log, subscription_id: int, wanted: Matching | None = None) -> pd.DataFrame:
     """Return the dead letters of one subscription. ``raw`` has the bytes, ``data`` shows them."""
     rows = [
         (
@@ -213,9 +248,32 @@ def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
             data_text(d.data, d.media_type),
             bytes(d.data),
         )
-        for d in log.dead_letters(subscription_id)
+        for d in letters(log, subscription_id, wanted)
     ]
     return frames.dead_letters(rows)
+
+
+def letters(log: Log, subscription_id: int, wanted: Matching | None = None) -> Sequence[DeadLetter]:
+    """Return the dead letters of one subscription that match. Their time is that of their death."""
+    found = log.dead_letters(subscription_id)
+    if wanted is None:
+        return found
+    keys: Mapping[tuple[int, int], str] = {}
+    if wanted.keys is not None:
+        keys = log.keys_of((subscription_id, d.seq) for d in found)
+    return [d for d in found if _matches(d, keys.get((subscription_id, d.seq)), wanted)]
+
+
+def _matches(d: DeadLetter, key: str | None, wanted: Matching) -> bool:
+    error = f"{d.error_type}: {d.error or ''}" if d.error_type else d.error
+    return (
+        (wanted.versions is None or d.version in wanted.versions)
+        and (wanted.reasons is None or d.reason in wanted.reasons)
+        and (wanted.keys is None or key in wanted.keys)
+        and (wanted.since_us is None or d.dead_us >= wanted.since_us)
+        and (wanted.until_us is None or d.dead_us < wanted.until_us)
+        and (wanted.text is None or is_in(wanted.text, (error, d.subject, d.event_id)))
+    )
 
 
 def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
@@ -260,7 +318,7 @@ def models(registry: Registry) -> pd.DataFrame:
         )
         for v in registry.versions()
     ]
-    return frames.frame(rows, frames.MODELS)
+    return frames.carded(frames.frame(rows, frames.MODELS), "models")
 
 
 def _schema(text: str | None) -> str | None:
@@ -295,7 +353,7 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
                 depth.dead,
             )
         )
-    return frames.frame(rows, frames.SUBSCRIPTIONS)
+    return frames.carded(frames.frame(rows, frames.SUBSCRIPTIONS), "subscriptions")
 
 
 def topics(registry: Registry, status: Callable[[str], Status | None]) -> pd.DataFrame:
@@ -308,7 +366,7 @@ def topics(registry: Registry, status: Callable[[str], Status | None]) -> pd.Dat
         state = states.get(name, nothing)
         now = (state.state or None, state.since_us, state.behind, state.detail or None)
         rows.append((name, n, s, watched.get(name), *now, newest))
-    return frames.frame(rows, frames.TOPICS)
+    return frames.carded(frames.frame(rows, frames.TOPICS), "topics")
 
 
 def data_text(raw: bytes, media_type: str | None) -> str:

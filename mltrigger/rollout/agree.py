@@ -45,6 +45,12 @@ def within(abs: float = 0.0, rel: float = 0.0) -> Agree:  # noqa: A002 - the nam
     """Return the rule "numbers differ by at most *abs*, or by the part *rel* of the larger one".
 
     It holds for the numbers inside lists and objects as well. All else must be equal.
+
+    Examples
+    --------
+    >>> agree = mt.agree.within(abs=0.1)
+    >>> agree({"total": 9.95}, {"total": 10.0})
+    True
     """
     for name, value in (("abs", abs), ("rel", rel)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
@@ -56,6 +62,11 @@ def same_set(at_least: float = 1.0) -> Agree:
     """Return the rule "the Jaccard similarity of two lists is at least so much".
 
     Order and repetitions do not count. Two empty lists agree.
+
+    Examples
+    --------
+    >>> mt.agree.same_set()(["a", "b"], ["b", "a", "a"])
+    True
     """
     return _SameSet(_part("at_least", at_least))
 
@@ -65,6 +76,11 @@ def similar(at_least: float = 0.95) -> Agree:
 
     The similarity is 1 minus the distance over the length of the longer text. It needs the extra
     ``compare``.
+
+    Examples
+    --------
+    >>> mt.agree.similar(0.9)("an invoice of May", "an invoice of Mai")
+    True
     """
     return _Similar(_part("at_least", at_least), _levenshtein())
 
@@ -74,6 +90,12 @@ def field(path: str, agree: Agree | float | None = None) -> Agree:
 
     *agree* compares the two parts. Default: equality. An output without that part is not
     comparable.
+
+    Examples
+    --------
+    >>> agree = mt.agree.field("kind")
+    >>> agree({"kind": "letter", "sure": 0.9}, {"kind": "letter", "sure": 0.8})
+    True
     """
     steps = re.findall(r"[^.\[\]]+|\[-?\d+\]", path)
     if not steps or "".join(steps) != path.replace(".", ""):
@@ -104,6 +126,11 @@ def character_error_rate(truth: str, text: str) -> float:
     """Return the Levenshtein distance of *text*, over the characters of *truth*.
 
     0 is perfect. It may exceed 1. It needs the extra ``compare``.
+
+    Examples
+    --------
+    >>> mt.agree.character_error_rate("page", "pace")
+    0.25
     """
     return float(_levenshtein().distance(_text(truth), _text(text)) / max(len(truth), 1))
 
@@ -112,6 +139,11 @@ def word_error_rate(truth: str, text: str) -> float:
     """Return the Levenshtein distance in words, over the words of *truth*.
 
     Words are separated by blanks. 0 is perfect. It may exceed 1. It needs the extra ``compare``.
+
+    Examples
+    --------
+    >>> mt.agree.word_error_rate("a page of text", "a page of test")
+    0.25
     """
     words = _text(truth).split()
     return float(_levenshtein().distance(words, _text(text).split()) / max(len(words), 1))
@@ -131,6 +163,11 @@ class Measure:
     of : callable, optional
         A function of (truth, output) for labelled events. Default: the number that the model
         reported under this name.
+
+    Examples
+    --------
+    >>> mt.agree.Measure("lower", within=0.01).better
+    'lower'
     """
 
     better: Literal["higher", "lower"]
@@ -148,6 +185,12 @@ def measure(
     ::
 
         measures={"cer": mt.agree.measure("lower", of=mt.agree.character_error_rate)}
+
+    Examples
+    --------
+    >>> cer = mt.agree.measure("lower", of=mt.agree.character_error_rate)
+    >>> cer.better
+    'lower'
     """
     if better not in ("higher", "lower"):
         raise InvalidComparison(

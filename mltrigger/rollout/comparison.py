@@ -112,7 +112,8 @@ def compare_frames(
     verdict = Verdict.of(
         drafts, (old.version, new.version), len(pairs), asked.confidence, asked.repeated
     )
-    return Comparison(verdict, found, by if isinstance(by, str) else "slice")
+    name = by if isinstance(by, str) else "slice"
+    return Comparison(verdict, found, name, asked.agree_at_least)
 
 
 def _noise(attempts: pd.DataFrame, old: Side) -> Side:
@@ -135,10 +136,12 @@ class Comparison:
         Pairs, and all rows that are no pair or cannot be judged.
     """
 
-    def __init__(self, verdict: Verdict, found: Compared, by: str) -> None:
+    def __init__(
+        self, verdict: Verdict, found: Compared, by: str, agree_at_least: float | None = None
+    ) -> None:
         self.verdict = verdict
         self.counts: dict[str, int] = found.counts
-        self._found, self._by = found, by
+        self._found, self._by, self._agree_at_least = found, by, agree_at_least
 
     @property
     def versions(self) -> tuple[str, str]:
@@ -184,9 +187,9 @@ class Comparison:
     def plot(self, ax: Any = None) -> Any:
         """Draw the agreement of each slice with its interval, and return the matplotlib axes.
 
-        It needs the extra ``compare``.
+        It needs the extra ``plot``.
         """
-        return page.plot(self, self._by, ax)
+        return page.plot(self, self._by, self._agree_at_least, ax)
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the comparison as one HTML file that needs no other, and return its path.

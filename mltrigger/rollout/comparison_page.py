@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.errors import MltriggerError, how_to_install
+from mltrigger.reports.plots import drawing
 from mltrigger.text import card as facts_card
-from mltrigger.text import esc, harmless, short, table_html
+from mltrigger.text import count, esc, harmless, short, table_html
 
 if TYPE_CHECKING:
     from mltrigger.rollout.comparison import Comparison
@@ -153,29 +153,12 @@ def whole(c: Comparison, by: str) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def plot(c: Comparison, by: str, ax: Any = None) -> Any:
-    """Draw the agreement of each slice, or of all pairs, with its interval."""
-    if ax is None:
-        ax = _axes()
+def plot(c: Comparison, by: str, limit: float | None, ax: Any = None) -> Any:
+    """Draw the agreement of each slice, and of all pairs, with its interval."""
     rows = [(name, *shown) for name, _, _, *shown, _, _ in _rows(c.slices())]
     for rule in c.verdict.rules:
         if rule.name == "agreement" and rule.interval is not None and rule.figure is not None:
             rows.insert(0, ("all pairs", rule.figure, *rule.interval))
-    places = range(len(rows), 0, -1)
-    for place, (_, figure, low, high) in zip(places, rows, strict=True):
-        ax.plot([low, high], [place, place], color="0.5", lw=2)
-        ax.plot([figure], [place], "o", color="C0")
-    ax.margins(y=0.15)
-    ax.set_yticks(list(places), [short(name, 40).replace("$", r"\$") for name, *_ in rows])
-    ax.set_xlabel(f"agreement, {c.verdict.confidence:.0%} interval")
-    ax.set_ylabel("" if by == "slice" else short(by, 40).replace("$", r"\$"))
-    ax.set_title(f"{c.verdict.word}: {' → '.join(c.versions)}".replace("$", r"\$"))
-    return ax
-
-
-def _axes() -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MltriggerError(f"a plot needs {error.name}: {how_to_install('compare')}") from error
-    return pyplot.subplots(figsize=(7, 4), layout="constrained")[1]
+    head = f"{c.verdict.word}: {' → '.join(c.versions)}"
+    about = f"{count(c.verdict.pairs, 'pair')}, {c.verdict.confidence:.0%} intervals"
+    return drawing().agreement(rows, (head, about), by, limit, ax)

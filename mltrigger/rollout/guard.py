@@ -41,7 +41,7 @@ class Guard:
 
     Examples
     --------
-    >>> Guard(errors=1.5, p95=1.3).alpha
+    >>> mt.Guard(errors=1.5, p95=1.3).alpha
     0.05
     """
 

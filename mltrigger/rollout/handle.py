@@ -208,6 +208,7 @@ class Versioned:
         since: datetime | timedelta | str | None = None,
         until: datetime | timedelta | str | None = None,
         limit: int | None = None,
+        events: Any = None,
         max_rate_per_s: float | None = None,
         effects: Effects = "recorded",
         concurrency: int = 1,
@@ -230,6 +231,9 @@ class Versioned:
             Only events published in that time: a time with its zone, or an age such as ``"2d"``.
         limit : int, optional
             Only the newest so many events that pass the filter.
+        events : optional
+            Only these: an event as ``bus.cancel`` takes it, several, or a frame with ``event_id``.
+            It goes without *since*, *until* and *limit*.
         max_rate_per_s, effects, concurrency, why
             As for :meth:`shadow`.
         wait : bool
@@ -248,6 +252,7 @@ class Versioned:
             since=since,
             until=until,
             limit=limit,
+            events=events,
             max_rate_per_s=max_rate_per_s,
             effects=effects,
             concurrency=concurrency,

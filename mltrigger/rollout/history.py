@@ -119,7 +119,7 @@ class History(Sequence[Bound]):
         at = list(HISTORY).index("at")
         for row in rows:
             row[at] = (row[at] - _EPOCH) // timedelta(microseconds=1)
-        return frames.sentences(rows, HISTORY)
+        return frames.carded(frames.sentences(rows, HISTORY), "history")
 
 
 def read(reader: Reader, name: str, subscription_id: int, rows: Sequence[Binding]) -> History:

@@ -9,17 +9,22 @@ from typing import Any, Literal
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.delivery.lanes import policy_of
 from mltrigger.errors import InvalidPolicy, NotFound, warn
+from mltrigger.policy import DeliveryPolicy
 from mltrigger.reports.moments import Moment, moment_us
+from mltrigger.reports.naming import named_each, unknown
 from mltrigger.rollout.service import Rollout
 from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.lanes import LaneRow, Opened
 from mltrigger.store.ledger import user
 from mltrigger.store.limits import HOLD_EVENTS, HOLD_S
 from mltrigger.store.topics import Seen
+from mltrigger.text import count
 
 Effects = Literal["recorded", "live"]
 _EFFECTS = ("recorded", "live")
 _STEP = 1_000
+_CHOSEN = "chosen"
+"""The purpose of a replay of events that were named."""
 _THOSE = "e.seq BETWEEN :low AND :high AND (e.by_rows_us IS NULL OR e.by_rows_us <= :now)"
 _NEWEST = f"""
 SELECT e.seq FROM event e JOIN topic t ON t.id = e.topic_id
@@ -75,6 +80,7 @@ def replay(
     since: Moment = None,
     until: Moment = None,
     limit: int | None = None,
+    events: Any = None,
     max_rate_per_s: float | None = None,
     effects: Effects = "recorded",
     concurrency: int = 1,
@@ -82,12 +88,18 @@ def replay(
     by: str | None = None,
 ) -> LaneRow:
     """Send recorded events to *version*. See ``sub.replay``."""
+    if events is not None:
+        if not (since is None and until is None and limit is None):
+            raise InvalidPolicy("events= names all events: leave since, until and limit out")
+        settings = _settings(effects, why, by) | {"purpose": _CHOSEN}
+        policy = policy_of(spec, concurrency, max_rate_per_s)
+        return _chosen(rollout, spec, version, _numbers(rollout, spec, events), settings, policy)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidPolicy(f"limit = {limit!r:.60}: write a whole number of at least 1")
     meant = str(rollout.meant(spec, version))
     policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why, by)
     low, high, cut = _range(rollout, spec, since, until)
-    asked = {"since": _said(since), "until": _said(until), "limit": limit}
+    asked = {"since": _said(since), "until": _said(until), "limit": limit, "purpose": None}
     low, total = _limited(rollout, spec, low, high, limit)
     if not total and total is not None:
         raise NotFound(
@@ -109,10 +121,35 @@ def replay_these(
     rollout: Rollout, spec: SubscriptionSpec, version: Any, seqs: Sequence[int], purpose: str
 ) -> LaneRow:
     """Send the events *seqs* to *version*."""
-    settings = _settings("recorded", None) | {"total": len(seqs), "purpose": purpose}
+    settings = _settings("recorded", None) | {"purpose": purpose}
+    return _chosen(rollout, spec, version, seqs, settings, policy_of(spec, 1, None))
+
+
+def _chosen(
+    rollout: Rollout,
+    spec: SubscriptionSpec,
+    version: Any,
+    seqs: Sequence[int],
+    settings: Mapping[str, Any],
+    policy: DeliveryPolicy,
+) -> LaneRow:
     meant = str(rollout.meant(spec, version))
-    given = Opened("replay", meant, policy_of(spec, 1, None), settings, seqs=seqs)
+    given = Opened("replay", meant, policy, {**settings, "total": len(seqs)}, seqs=seqs)
     return _opened(rollout, spec, given)
+
+
+def _numbers(rollout: Rollout, spec: SubscriptionSpec, events: Any) -> list[int]:
+    """Return the numbers of the named events of the subscription's topic, in order."""
+    found: dict[int, None] = {}
+    for key in dict.fromkeys(named_each(events)):
+        there = [each for each in rollout.log.find(key.event_id) if each.topic == spec.topic]
+        mine = key.among(there)
+        if not mine:
+            raise unknown(key, rollout.log.near(key.event_id), [each.source for each in there])
+        found |= dict.fromkeys(each.seq for each in mine)
+    if not found:
+        raise NotFound("no event was named: there is nothing to replay")
+    return sorted(found)
 
 
 def _settings(effects: str, why: str | None, by: str | None = None) -> dict[str, Any]:
@@ -199,4 +236,6 @@ def shown(settings: Mapping[str, Any]) -> str:
     parts = [f"{name} {settings[name]}" for name in ("since", "until") if settings.get(name)]
     if settings.get("limit"):
         parts.append(f"the newest {settings['limit']:,}")
+    if settings.get("purpose") == _CHOSEN:
+        parts.append(count(settings["total"], "event"))
     return ", ".join(parts)

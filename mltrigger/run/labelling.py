@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import brief_errors
 from mltrigger.reports import labels
-from mltrigger.reports.lookup import Lookup
 from mltrigger.reports.naming import named
+from mltrigger.run.keeping import Keeping
 from mltrigger.store.ledger import user
 from mltrigger.text import Told, count
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @brief_errors
-class Labelling(Lookup):
+class Labelling(Keeping):
     """Keeps labels. :class:`~mltrigger.EventBus` has the parts, and the other verbs."""
 
     def label(

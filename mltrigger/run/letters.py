@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
+from mltrigger.policy import keywords_of
+from mltrigger.reports.choosing import chosen_of, ending
 from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
 from mltrigger.text import Told, count, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     import pandas as pd
 
     from mltrigger.broker import Broker
+    from mltrigger.reports.choosing import Ended
     from mltrigger.reports.dead_letters import Trial
     from mltrigger.store.log import DeadKey, Log
 
@@ -45,15 +49,24 @@ class Letters:
     _bus: Bus
     _spec: SubscriptionSpec
 
-    def dead_letters(self) -> pd.DataFrame:
+    @keywords_of(ending)
+    def dead_letters(self, **chosen: Unpack[Ended]) -> pd.DataFrame:
         """Return the dead events that wait for a decision, one row each.
 
         A row has the reason, the last error and traceback, the number of attempts and the last
         version. ``data`` is text, ``raw`` the same as bytes. ``redriven`` counts redrives before.
+
+        Parameters
+        ----------
+        version, reason, key, text
+            As for ``invocations``.
+        since, until
+            Only events that died since then, or before then.
         """
         from mltrigger.reports import views
 
-        return views.dead_letters(self._bus.log, self._spec.id)
+        wanted = chosen_of(self._bus.log, self._spec, None, chosen)
+        return views.dead_letters(self._bus.log, self._spec.id, wanted)
 
     def dry_run(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mltrigger.store.archive import SOURCE, TYPE
 from mltrigger.store.outcomes import ANSWERING, NO_EVENTS
 from mltrigger.store.tables import ATTEMPT, FINAL_CODES
-from mltrigger.store.transaction import Reader
+from mltrigger.store.transaction import Reader, Row
 
 VISIBLE = "coalesce(i.visible_us, e.by_rows_us, e.published_us)"
 """Since when a delivery was to be had."""
@@ -43,6 +44,7 @@ COLUMNS = {
     "subject": "e.subject",
     "seq": "i.seq",
     "row": "i.id",
+    "traceback": "i.traceback",
 }
 
 # CROSS JOIN says which table is read first. Attempts are found by their events, or by their lots.
@@ -58,6 +60,12 @@ BY_LOTS = f"""
 FROM lot l CROSS JOIN outcome o ON {_OUTCOME} AND o.lot_id = l.id {_DETAIL})
 """
 """Attempts in the order of their recording."""
+BY_EXCEPTIONS = f"""
+({ATTEMPT}, o.lot_id, l.n, o.place, o.outcome AS code
+FROM outcome o INDEXED BY outcome_exception CROSS JOIN lot l ON l.id = o.lot_id {_DETAIL}
+WHERE o.outcome <> 0)
+"""
+"""Attempts that did not go well, in the order of their recording."""
 # A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
 RUNNING = """
 (SELECT -1 AS id, seq, subscription_id, attempt, CAST(NULL AS BIGINT) AS model_version_id,
@@ -65,7 +73,7 @@ RUNNING = """
   NULL AS reason, visible_us, received_us, CAST(NULL AS BIGINT) AS started_us,
   CAST(NULL AS BIGINT) AS finished_us, CAST(NULL AS BIGINT) AS settled_us,
   CAST(NULL AS BIGINT) AS batch_size, worker_id, NULL AS output, NULL AS error_type,
-  NULL AS error, NULL AS stdout, NULL AS measures FROM leased)
+  NULL AS error, NULL AS traceback, NULL AS stdout, NULL AS measures FROM leased)
 """
 FROM = """
 FROM {attempts} i
@@ -122,3 +130,21 @@ def settled_since(reader: Reader, since_us: int) -> int:
         found = reader.query(_LOT_FROM, {"id": middle})
         low, high = (middle, high) if found and found[0][1] < since_us else (low, middle)
     return high
+
+
+def running_of(
+    reader: Reader, select: str, where: Sequence[str], parameters: Mapping[str, Any]
+) -> list[Row]:
+    """Return the attempts that are under way."""
+    sql = f"{select} {FROM.format(attempts=RUNNING)} {where_of(where)}"
+    return reader.query(f"{sql} ORDER BY i.received_us, i.seq, i.subscription_id", parameters)
+
+
+def given(parameters: Mapping[str, Any], conditions: Mapping[str, str]) -> list[str]:
+    """Return the conditions whose parameter is given."""
+    return [text for name, text in conditions.items() if parameters[name] is not None]
+
+
+def where_of(conditions: Sequence[str]) -> str:
+    """Return the WHERE clause for *conditions*, empty for none."""
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
-from mltrigger.store import bulk, finding, latencies
+from mltrigger.store import finding
 from mltrigger.store.archive import ARCHIVED, SOURCE, TYPE, Archived, archived
-from mltrigger.store.attempts import (
-    AFTER,
-    BY_EVENTS,
-    BY_LOTS,
-    COLUMNS,
-    FROM,
-    INVOKED,
-    RUNNING,
-    settled_since,
-    whose,
-)
-from mltrigger.store.bulk import Bulk
+from mltrigger.store.attempt_log import AttemptLog
+from mltrigger.store.attempts import given, where_of
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.effects import Effects
 from mltrigger.store.figures import FigureReader
 from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
+from mltrigger.store.glance import Glance
 from mltrigger.store.keys import time_of
 from mltrigger.store.labels import Labels
-from mltrigger.store.latencies import Latencies
-from mltrigger.store.leasing import BEHIND
-from mltrigger.store.outcomes import ANSWERING, OUTCOMES
-from mltrigger.store.transaction import Reader, Row, Store
+from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
 
@@ -94,11 +82,6 @@ class DeadLetter(NamedTuple):
     data: bytes
 
 
-_CONDITIONS = {
-    "low": "i.seq BETWEEN :low AND :high",
-    "since_us": "i.received_us >= :since_us",
-}
-_TALLIES = "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
 _EVENTS = f"""
 SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.subject, e.time, e.lag_us, e.published_us,
   trace_id(e.traceparent, e.id), e.datacontenttype, e.data, e.extensions
@@ -118,16 +101,6 @@ WHERE e.seq > :after AND t.name = :topic
   AND e.source_id = (SELECT id FROM name WHERE text = :source)
   AND e.type_id = (SELECT id FROM name WHERE text = :type)
 ORDER BY e.seq LIMIT :limit
-"""
-_LANES = "WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id IS NOT NULL)"
-_PROGRESS = f"""
-SELECT (SELECT coalesce(sum(n), 0) FROM tally) - (SELECT coalesce(sum(n), 0) FROM tally {_LANES}),
-  (SELECT count(*) FROM ready) - (SELECT count(*) FROM ready {_LANES})
-    + (SELECT count(*) FROM awaited) + (SELECT count(*) FROM keyed)
-    + (SELECT coalesce(sum(n), 0) FROM lease)
-    - (SELECT coalesce(sum(n), 0) FROM lease {_LANES})
-    + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c JOIN subscription s
-      ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL AND s.parent_id IS NULL)
 """
 _DEAD_REASONS = """
 SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
@@ -153,14 +126,14 @@ WHERE d.subscription_id = :s AND d.discarded_us IS NULL
 """
 
 
-class Log:
+class Log(AttemptLog):
     """The history of events and attempts."""
 
     def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
         self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
         self.effects, self.labels = Effects(store, clock), Labels(store, clock)
-        self.figures = FigureReader(store, clock)
+        self.figures, self.glance = FigureReader(store, clock), Glance(store)
 
     @property
     def home(self) -> str:
@@ -181,107 +154,6 @@ class Log:
         with self._store.transaction(durable) as transaction:
             yield Unit(transaction, self._clock, self._worker_id)
 
-    # -- attempts ----------------------------------------------------------------------------------
-
-    def invocations(
-        self,
-        columns: Sequence[str],
-        *,
-        subscription_id: int | None = None,
-        roles: Sequence[str] = ANSWERING,
-        seqs: tuple[int, int] | None = None,
-        since_us: int | None = None,
-        after_row: int = 0,
-        limit: int | None = None,
-        outcomes: Sequence[str] | None = None,
-        running: bool = True,
-    ) -> list[Row]:
-        """Return one row of *columns* an attempt, oldest first. Running attempts come last.
-
-        With *limit* only the newest ones. Roles of lanes are asked for by name.
-        """
-        low, high = seqs or (None, None)
-        parameters = {"low": low, "high": high, "since_us": since_us}
-        where = _given(parameters, _CONDITIONS)
-        parameters |= {"s": subscription_id, "row": after_row, "limit": limit}
-        if outcomes is not None:
-            where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
-        select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
-        with self._store.snapshot() as reader:
-            where += whose(reader, subscription_id, roles, "i.")
-            under_way = _running(reader, select, where, parameters) if running else []
-            if seqs and not after_row:
-                attempts, order = BY_EVENTS, "i.id"
-                if subscription_id is None:
-                    where.append("i.subscription_id IN (SELECT id FROM subscription)")
-            else:
-                attempts, order = BY_LOTS, "i.lot_id, i.place"
-                where.append(AFTER)
-            if since_us is not None and not seqs:
-                # an attempt is received before it is settled
-                where.append(f"i.lot_id >= {settled_since(reader, since_us)}")
-            sql = f"{select} {FROM.format(attempts=attempts)} {_all([*where, INVOKED])}"
-            if limit is None:
-                return reader.query(f"{sql} ORDER BY {order}", parameters) + under_way
-            order = order.replace(",", " DESC,")
-            newest = reader.query(f"{sql} ORDER BY {order} DESC LIMIT :limit", parameters)
-        return (newest[::-1] + under_way)[-limit:] if limit else []
-
-    def bulk(
-        self,
-        columns: Sequence[str],
-        subscription_id: int | None,
-        since_us: int | None = None,
-        seqs: tuple[int, int] | None = None,
-        running: bool = True,
-        roles: Sequence[str] = ANSWERING,
-    ) -> tuple[Bulk, list[Row]]:
-        """Return recorded attempts by columns, and running ones by rows: at one moment.
-
-        Raises
-        ------
-        ValueError
-            When only :meth:`invocations` can read them.
-        """
-        bulk.check(self._store.by_columns)
-        low, high = seqs or (None, None)
-        of = {"since_us": since_us, "low": low, "high": high}
-        select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
-        with self._store.snapshot() as reader:
-            where = [*_given(of, _CONDITIONS), *whose(reader, subscription_id, roles, "i.")]
-            of["s"] = subscription_id
-            under_way = _running(reader, select, where, of) if running else []
-            return bulk.read(reader, columns, subscription_id, seqs, since_us, roles), under_way
-
-    def latencies(self, subscription_id: int | None, since_us: int | None) -> Latencies | None:
-        """Return the latencies of ended calls by lot, ``None`` if lots are too small."""
-        with self._store.snapshot() as reader:
-            return latencies.read(reader, subscription_id, since_us)
-
-    def tallies(self) -> dict[int, dict[str, int]]:
-        """Return the number of attempts by subscription id and outcome.
-
-        The cost does not grow with the log.
-        """
-        counts: dict[int, dict[str, int]] = {}
-        for subscription_id, outcome, n in self._store.read(_TALLIES):
-            counts.setdefault(subscription_id, {})[outcome] = int(n)
-        return {s: {o: c[o] for o in OUTCOMES if o in c} for s, c in counts.items()}
-
-    def progress(self) -> tuple[int, int]:
-        """Return how many attempts were recorded in all, and how many deliveries are open."""
-        ((recorded, open_),) = self._store.read(_PROGRESS)
-        return int(recorded), int(open_)
-
-    def ended(self, subscription_id: int, seqs: Sequence[int]) -> set[int]:
-        """Return the events among *seqs* that have ended for that subscription."""
-        among = ", ".join(str(int(seq)) for seq in seqs)
-        rows = self._store.read(
-            f"SELECT seq FROM final WHERE subscription_id = :s AND seq IN ({among})",
-            {"s": subscription_id},
-        )
-        return {seq for (seq,) in rows}
-
     # -- events ------------------------------------------------------------------------------------
 
     def events(
@@ -290,7 +162,7 @@ class Log:
         """Return events of the archive, oldest first. With *limit* only the newest ones."""
         parameters = {"topic": topic, "since_us": since_us, "limit": limit}
         conditions = {"topic": "t.name = :topic", "since_us": "e.published_us >= :since_us"}
-        sql = f"{_EVENTS} {_all(_given(parameters, conditions))}"
+        sql = f"{_EVENTS} {where_of(given(parameters, conditions))}"
         if limit is None:
             return list(map(_logged, self._store.read(f"{sql} ORDER BY e.seq", parameters)))
         rows = self._store.read(f"{sql} ORDER BY e.seq DESC LIMIT :limit", parameters)
@@ -372,14 +244,6 @@ class Log:
         return list(map(DeadLetter._make, rows))
 
 
-def _running(
-    reader: Reader, select: str, where: Sequence[str], parameters: Mapping[str, Any]
-) -> list[Row]:
-    """Return the attempts that are under way."""
-    sql = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)} ORDER BY i.received_us, i.seq"
-    return reader.query(sql, parameters)
-
-
 def _logged(row: Row) -> Logged:
     """Return an event of a row of _EVENTS."""
     seq, id_, source, type_, topic, subject, time, lag_us, published_us, *rest = row
@@ -388,13 +252,3 @@ def _logged(row: Row) -> Logged:
     except ERRORS as error:
         raise damaged("event", seq, error) from error
     return Logged(id_, source, type_, topic, subject, said, published_us, *rest)
-
-
-def _given(parameters: Mapping[str, Any], conditions: Mapping[str, str]) -> list[str]:
-    """Return the conditions whose parameter is given."""
-    return [text for name, text in conditions.items() if parameters[name] is not None]
-
-
-def _all(conditions: Sequence[str]) -> str:
-    """Return the WHERE clause for *conditions*, empty for none."""
-    return f"WHERE {' AND '.join(conditions)}" if conditions else ""

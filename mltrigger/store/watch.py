@@ -72,6 +72,11 @@ class Watch:
             self._seen = seen
             return seen
 
+    def version(self) -> object:
+        """Return a value that differs after each commit. Nothing else is done."""
+        with self._guard:
+            return self._store.version()
+
     def _found_holders(self) -> set[int]:
         if (place := self._living.place) is None:
             return set()

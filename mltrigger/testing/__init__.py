@@ -23,6 +23,13 @@ class SimulatedClock:
     Pass it to ``mt.connect("memory://", clock=…)``. Backoff, leases, dead letters and retention
     then pass when the test says so, through the same code, in no time. :func:`settle` advances it
     for you.
+
+    Examples
+    --------
+    >>> clock = mt.testing.SimulatedClock()
+    >>> with mt.connect("memory://", clock=clock) as other:
+    ...     _ = other.topic("pages")
+    ...     clock.advance(s=3600)
     """
 
     def __init__(self, start_us: int = _START_US) -> None:
@@ -31,18 +38,40 @@ class SimulatedClock:
         self._guard = threading.Lock()
 
     def now_us(self) -> int:
-        """Return microseconds since 1970-01-01 UTC."""
+        """Return microseconds since 1970-01-01 UTC.
+
+        Examples
+        --------
+        >>> mt.testing.SimulatedClock(start_us=7).now_us()
+        7
+        """
         return self._now_us
 
     def advance(self, s: float) -> None:
-        """Let *s* seconds pass and wake all that wait for a time."""
+        """Let *s* seconds pass and wake all that wait for a time.
+
+        Examples
+        --------
+        >>> clock = mt.testing.SimulatedClock(start_us=0)
+        >>> clock.advance(s=2)
+        >>> clock.now_us()
+        2000000
+        """
         with self._guard:
             self._now_us += int(s * 1e6)
         for told in list(self._told):
             told()
 
     def tell(self, told: Callable[[], None]) -> None:
-        """Call *told* whenever time has passed. A bus asks for this."""
+        """Call *told* whenever time has passed. A bus asks for this.
+
+        Examples
+        --------
+        >>> clock = mt.testing.SimulatedClock()
+        >>> clock.tell(lambda: print("it is later"))
+        >>> clock.advance(s=1)
+        it is later
+        """
         self._told.append(told)
 
 
@@ -55,6 +84,11 @@ class Failing:
         How many calls fail.
     error : Exception
         The exception they raise. ``mt.Retry`` and ``mt.Reject`` are signals, others are failures.
+
+    Examples
+    --------
+    >>> model = mt.testing.Failing(times=1)
+    >>> sub = bus.subscribe("documents", model, name="fails-once", version="1.0.0")
     """
 
     __name__ = "failing"
@@ -87,6 +121,16 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
     ------
     TimeoutError
         When something is still open. The message says where.
+
+    Examples
+    --------
+    >>> clock = mt.testing.SimulatedClock()
+    >>> with mt.connect("memory://", clock=clock) as other:
+    ...     sub = other.subscribe("pages", mt.testing.Failing(times=2), name="read")
+    ...     receipt = other.publish("pages", 1)
+    ...     mt.testing.settle(other, clock)  # the waits between attempts take no time
+    ...     sub.results()["outcome"].tolist()
+    ['succeeded']
     """
     end_s = time.monotonic() + timeout_s
     before, since_s = None, time.monotonic()
@@ -128,6 +172,11 @@ def aws_emulator() -> AwsEmulator:
     It is the server of moto (extra ``test``) on a free port of 127.0.0.1, in a process that ends
     with this one. It accepts some things that AWS refuses. The bus itself refuses those before it
     sends.
+
+    Examples
+    --------
+    >>> emulator = mt.testing.aws_emulator()  # doctest: +SKIP
+    >>> bus = mt.connect("aws://eu-west-1/acme", endpoint_url=emulator.url)  # doctest: +SKIP
     """
     from mltrigger.aws.emulator import AwsEmulator
 
@@ -155,6 +204,12 @@ def record_case(
     ------
     NotFound
         If there is no such event, or no answer yet, or several have one.
+
+    Examples
+    --------
+    >>> case = mt.testing.record_case(bus, event)
+    >>> case.to_json()[:1]
+    '{'
     """
     from mltrigger.testing.case import record
 

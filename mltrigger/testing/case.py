@@ -25,6 +25,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.errors import InvalidEvent, MltriggerError, NotFound, warn
@@ -34,6 +35,8 @@ from mltrigger.event.making import can_open
 from mltrigger.text import redacted, short
 
 if TYPE_CHECKING:
+    import os
+
     from mltrigger.broker import SubscriptionSpec
     from mltrigger.bus import EventBus
 
@@ -126,6 +129,26 @@ class Case:
             "agree": self.agree,
         }
         return json.dumps(there, indent=2, ensure_ascii=False) + "\n"
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file that pytest runs, and return its path. An existing file is refused.
+
+        Raises
+        ------
+        MltriggerError
+            When its name does not end in ``.case.json``, or it cannot be written.
+        """
+        where = Path(path)
+        if not where.name.endswith(".case.json"):
+            raise MltriggerError(f"{str(where)!r}: pytest finds files that end in .case.json")
+        try:
+            with where.open("x", encoding="utf-8") as file:
+                file.write(self.to_json())
+        except OSError as error:
+            raise MltriggerError(
+                f"{str(where)!r} cannot be written: {error.strerror}; name a new file"
+            ) from error
+        return where
 
     def _object(self) -> Any:
         if self.left_out is not None:

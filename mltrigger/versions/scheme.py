@@ -48,6 +48,11 @@ class Description:
     alias : str, optional
         The alias that the address follows. It may mean another version tomorrow, see
         :meth:`Scheme.pin`.
+
+    Examples
+    --------
+    >>> Description("ocr", version="2.0.0").name
+    'ocr'
     """
 
     name: str
@@ -72,6 +77,11 @@ class Setting:
         Calls at the same time: ``call`` runs in so many threads.
     processes : int
         Known processes with the same work on this machine. They share its cores.
+
+    Examples
+    --------
+    >>> Setting(timeout_s=5.0, concurrency=8).concurrency
+    8
     """
 
     timeout_s: float = 60.0
@@ -80,7 +90,16 @@ class Setting:
 
 
 class Endpoint(abc.ABC):
-    """An open connection to one model, used by several threads at once."""
+    """An open connection to one model, used by several threads at once.
+
+    Examples
+    --------
+    >>> class Echo(Endpoint):
+    ...     def call(self, events):
+    ...         return [event.data for event in events]
+    >>> Echo().call([mt.Event("page")])
+    ['page']
+    """
 
     batches: bool = False
     """Whether one call may have several events."""
@@ -107,7 +126,19 @@ class Endpoint(abc.ABC):
 
 
 class Scheme(abc.ABC):
-    """One kind of address. It holds no state, since the address has everything."""
+    """One kind of address. It holds no state, since the address has everything.
+
+    Examples
+    --------
+    >>> class EchoScheme(Scheme):
+    ...     def describe(self, address):
+    ...         return Description("echo", version="1.0.0")
+    ...
+    ...     def open(self, address, setting):
+    ...         return Echo()
+    >>> EchoScheme().describe("echo://here").name
+    'echo'
+    """
 
     @abc.abstractmethod
     def describe(self, address: Address) -> Description:
@@ -191,6 +222,11 @@ def is_address(text: str) -> bool:
     """Whether *text* is the address of a model, not a selector or an import path.
 
     ``models:read_page`` is an import path, ``models:/read_page`` an address.
+
+    Examples
+    --------
+    >>> is_address("https://models.example/ocr"), is_address("ocr:1.0.0")
+    (True, False)
     """
     found = _FORM.fullmatch(text)
     if found is None or _VERSION.fullmatch(found[2]):
@@ -201,7 +237,14 @@ def is_address(text: str) -> bool:
 
 
 def scheme_of(address: Address) -> Scheme:
-    """Return the scheme of *address*. A wrong one lists the near ones."""
+    """Return the scheme of *address*. A wrong one lists the near ones.
+
+    Examples
+    --------
+    >>> from mltrigger.versions.address import Address
+    >>> isinstance(scheme_of(Address.of("http://models.example/ocr", {})), Scheme)
+    True
+    """
     found = SCHEMES.load(address.scheme)
     scheme = found() if isinstance(found, type) else found
     if not isinstance(scheme, Scheme):

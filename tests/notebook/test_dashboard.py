@@ -1,4 +1,4 @@
-"""The dashboard: what it shows, how it follows, what its button does."""
+"""The widget of the dashboard: how it follows, what it shows without a front end, when it ends."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from pathlib import Path
 
 import pytest
+from cockpit import Front, Refused
 from ipywidgets.widgets import widget as ipywidgets_registry
 
 import mltrigger as mt
-from mltrigger.notebook import dashboard as module
-from mltrigger.notebook.charts import ms
-from mltrigger.notebook.dashboard import Dashboard, snapshot
-from mltrigger.notebook.snapshot import NEWEST, WINDOW
+from mltrigger.notebook.cockpit import widget as module
+from mltrigger.notebook.cockpit.figures import MOST, Window
+from mltrigger.notebook.cockpit.looking import AGAIN_S, Looker
+from mltrigger.notebook.cockpit.widget import Dashboard
 from mltrigger.testing import Failing
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -72,188 +74,6 @@ def sub(bus):
 
 def fire(sub, *samples):
     sub.fire(list(samples), progress=False)
-
-
-# -- snapshot --------------------------------------------------------------------------------------
-
-
-def test_snapshot_of_an_unused_subscription_is_empty(sub):
-    found = snapshot(sub)
-    assert (found["title"], found["topic"], found["selector"], found["state"]) == (
-        "pages",
-        "documents",
-        "echo:1.0.0",
-        "listening",
-    )
-    assert found["counts"] == {}
-    assert found["depth"] == {"waiting": 0, "delayed": 0, "in_flight": 0, "dead": 0}
-    assert found["latency"] == found["newest"] == []
-    assert sum(found["histogram"]["counts"]) == 0
-    assert found["repeatable"] is False
-
-
-def test_snapshot_counts_outcomes_and_lists_the_newest_attempts_first(sub):
-    fire(sub, "one", "bad", "zwölf")
-    found = snapshot(sub)
-    assert found["counts"] == {"succeeded": 2, "dead": 1}
-    assert [row["event"] for row in found["newest"]] == ["zwölf", "bad", "one"]
-    assert [row["outcome"] for row in found["newest"]] == ["succeeded", "dead", "succeeded"]
-    assert found["newest"][0]["output"] == '{"seen": "zwölf"}'
-    assert found["newest"][1]["error"] == "Reject: no page"
-    assert found["newest"][0]["version"] == "1.0.0"
-    assert found["depth"]["dead"] == 1
-    assert sum(found["histogram"]["counts"]) == 3
-    assert found["repeatable"] is True
-
-
-def test_tiles_count_events_and_attempts_are_said_apart(bus):
-    sub = bus.subscribe(
-        "parcels", mt.model(Failing(times=2), name="scan", version="1.0.0"), max_attempts=3
-    )
-    sub.fire([{"n": 1}], progress=False, timeout_s=30)
-    found = snapshot(sub)
-    assert (found["counts"], found["attempts"]) == ({"succeeded": 1}, {"failed": 2})
-    text = re.sub(r"<[^>]+>", " ", sub.dashboard().to_html())
-    assert re.search(r"succeeded\s+1\s+failed attempts\s+2\s", text)
-    assert "failed attempts" in sub._repr_html_()
-    assert repr(sub).endswith("listening, 1 succeeded, 2 failed attempts)")
-
-
-def test_snapshot_says_of_latency_what_the_frame_says(sub):
-    fire(sub, *range(20))
-    frame = sub.latency().set_index("stage")
-    for row in snapshot(sub)["latency"]:
-        assert row["count"] == frame.loc[row["stage"], "count"]
-        for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms"):
-            assert row[name] == pytest.approx(frame.loc[row["stage"], name], abs=0.001)
-
-
-def test_histogram_is_of_the_newest_version_and_has_the_figures_of_its_row(bus, sub):
-    fire(sub, *range(20))
-    bus.subscribe(
-        "documents",
-        mt.model("echo", version="1.1.0")(lambda page: time.sleep(0.01) or page),
-        name="pages",
-    )
-    fire(sub, *range(5))
-    found = snapshot(sub)
-    (row,) = [
-        row for row in found["latency"] if (row["stage"], row["version"]) == ("model", "1.1.0")
-    ]
-    assert found["histogram"]["version"] == "1.1.0"
-    assert sum(found["histogram"]["counts"]) == row["count"] == 5
-    assert [label for _, label in found["histogram"]["marks"]] == [
-        f"p50 {ms(row['p50_ms'])}",
-        f"p99 {ms(row['p99_ms'])}",
-    ]
-
-
-def test_snapshot_is_json_and_comes_back_equal(sub):
-    fire(sub, "one", float("nan"), {"deep": [1, None]})
-    found = snapshot(sub)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_snapshot_reads_only_the_newest_rows(bus, sub):
-    for _ in range(3):
-        fire(sub, *range(WINDOW // 2))
-    read = []
-    original = bus.log.invocations
-    bus.log.invocations = lambda *args, **options: (
-        read.append(original(*args, **options)) or read[-1]
-    )
-    found = snapshot(sub)
-    assert found["counts"] == {"succeeded": WINDOW // 2 * 3}
-    assert found["latency"][0]["count"] == sum(found["histogram"]["counts"]) == WINDOW
-    assert len(found["newest"]) == NEWEST
-    assert sorted(len(rows) for rows in read) == [NEWEST, WINDOW]
-
-
-def test_snapshot_reads_no_rows_again_while_nothing_happens(bus, sub):
-    fire(sub, "one")
-    before = until(lambda: (s := snapshot(sub))["depth"]["in_flight"] == 0 and s)
-    bus.log.invocations = lambda *_, **__: pytest.fail("read although nothing happened")
-    assert snapshot(sub, before) == before
-
-
-@pytest.mark.parametrize(
-    ("sample", "hint"),
-    [
-        (mt.Event({"n": 1}, subject="page-7.png"), "page-7.png"),
-        ({"n": 1}, '{"n": 1}'),
-        ("ein Satz mit ß und 文", "ein Satz mit ß und 文"),
-        (b"\x89PNG\x00", "application/octet-stream, 5 bytes"),
-        (mt.Event(b"\x89PNG", datacontenttype="image/png"), "image/png, 4 bytes"),
-        ("文" * 3000, '"' + "文" * 58 + "…"),
-        ("a\u202eb\x1b[31m", "a\\u202eb\\x1b[31m"),
-        (None, "null"),
-    ],
-)
-def test_an_event_is_named_by_its_subject_or_the_beginning_of_its_data(sub, sample, hint):
-    sub.fire([sample], progress=False)
-    assert snapshot(sub)["newest"][0]["event"] == hint
-
-
-def test_snapshot_shows_what_waits_and_what_runs(bus):
-    begun, go = threading.Event(), threading.Event()
-
-    def slow(_):
-        begun.set()
-        go.wait(10)
-
-    sub = bus.subscribe("documents", mt.model("slow", version="1.0.0")(slow))
-    bus.publish_batch("documents", ["a", "b"])
-    assert begun.wait(10)
-    found = snapshot(sub)
-    go.set()
-    assert found["depth"]["in_flight"] + found["depth"]["waiting"] == 2
-    assert found["newest"][0]["outcome"] == "running"
-    assert found["newest"][0]["model_ms"] is None
-
-
-def test_what_is_leased_ahead_does_not_push_out_what_has_ended(bus):
-    begun, go = threading.Event(), threading.Event()
-
-    def slow(page):
-        if page == "slow":
-            begun.set()
-            go.wait(10)
-        return page
-
-    sub = bus.subscribe("documents", mt.model("slow", version="1.0.0")(slow))
-    fire(sub, *range(12))
-    bus.publish_batch("documents", ["slow", *range(12, 40)])
-    assert begun.wait(10)
-    outcomes = [row["outcome"] for row in snapshot(sub)["newest"]]
-    go.set()
-    assert len(outcomes) == NEWEST
-    assert 1 <= outcomes.count("running") <= 3
-    assert outcomes[-1] == "succeeded"
-
-
-def test_state_is_said_in_words(bus, sub):
-    assert snapshot(sub)["state"] == "listening"
-    sub.stop()
-    assert snapshot(sub)["state"] == "stopped"
-    sub.unsubscribe()
-    assert snapshot(sub)["state"] == "unsubscribed"
-    bus.close()
-    with pytest.raises(mt.Closed):
-        snapshot(sub)
-
-
-def test_a_listener_in_another_process_is_seen(bus, sub):
-    sub.stop()
-    bus.registry.listening(sub._spec.id, bus.registry.join(), on=True)
-    assert snapshot(sub)["state"] == "listening elsewhere"
-
-
-def test_selector_is_the_one_that_is_bound_now(bus, sub):
-    def shout(page):
-        return page
-
-    bus.subscribe("documents", mt.model("echo", version="1.1.0")(shout), name="pages")
-    assert snapshot(sub)["selector"] == "echo:1.1.0"
 
 
 # -- what is shown ---------------------------------------------------------------------------------
@@ -325,7 +145,6 @@ def test_hostile_text_is_never_markup_in_html(bus, times):
 
 def test_front_end_never_makes_markup_of_data_and_loads_nothing():
     script = Dashboard._esm
-    assert f"newest {WINDOW} attempts" in script
     for forbidden in (
         "innerHTML",
         "outerHTML",
@@ -337,6 +156,7 @@ def test_front_end_never_makes_markup_of_data_and_loads_nothing():
         "https://",
     ):
         assert forbidden not in script
+    assert script.count("export default") == 1
     assert "@import" not in Dashboard._css
     assert "url(" not in Dashboard._css
 
@@ -389,9 +209,9 @@ def test_closing_the_bus_ends_the_thread_and_is_shown(bus, sub):
     assert followers()
     bus.close()
     until(lambda: not followers())
-    assert shown.state["state"] == "bus closed"
+    assert shown.state["bus"]["state"] == "closed"
     assert shown.state["counts"] == {"succeeded": 1}
-    assert shown.state["button"] == {"enabled": False, "title": "Nothing to fire at: bus closed"}
+    assert shown.state["controls"]["fire"] == {"enabled": False, "title": "The bus is closed"}
     assert "succeeded" in shown.to_html(times=True)
 
 
@@ -433,27 +253,27 @@ def test_the_thread_rests_while_no_view_is_shown(bus, sub, monkeypatch):
     until(lambda: shown.state["counts"] == {"succeeded": 2})
     views(shown, 0)
     bus.close()
-    until(lambda: shown.state["state"] == "bus closed")
+    until(lambda: shown.state["bus"]["state"] == "closed")
 
 
 def test_an_outage_of_the_store_is_shown_and_passes(bus, sub, monkeypatch):
     shown = sub.dashboard()
     with monkeypatch.context() as patch:
         patch.setattr(
-            bus.broker,
-            "depth",
-            lambda _: (_ for _ in ()).throw(mt.StoreError("database is locked")),
+            bus.watch,
+            "version",
+            lambda: (_ for _ in ()).throw(mt.StoreError("database is locked")),
         )
         assert shown.refresh()
-        assert shown.state["notice"] == "cannot read the log: StoreError: database is locked"
+        assert shown.state["outage"] == "cannot read the log: StoreError: database is locked"
     shown.refresh()
-    assert shown.state["notice"] == ""
+    assert shown.state["outage"] == ""
 
 
 def test_nothing_is_printed(sub, capfd):
     shown = sub.dashboard(object())
     fire(sub, "one")
-    message(shown, {"type": "fire"})
+    message(shown, {"type": "ask", "id": 1, "what": "act", "args": {"action": "fire", "go": True}})
     until(lambda: shown.state["counts"])
     assert capfd.readouterr() == ("", "")
 
@@ -486,125 +306,111 @@ def test_state_says_when_it_was_shown(sub):
     assert re.search(r"static, as of 20\d\d-\d\d-\d\d \d\d:\d\d UTC", shown.to_html())
 
 
-def test_a_text_that_a_row_shows_shortened_is_whole_on_demand(sub, sent):
+def test_a_text_that_a_row_shows_shortened_is_whole_in_the_static_form(sub):
     shown, page = sub.dashboard(), "word " * 2_000 + HOSTILE + "\x1b[31m"
     fire(sub, page)
-    row = until(lambda: shown.state["newest"] and shown.state["newest"][0])
-    message(shown, {"type": "whole", "seq": row["seq"], "attempt": row["attempt"]})
-    (answer,) = [content for content in sent if content["type"] == "whole"]
-    assert (answer["seq"], answer["attempt"]) == (row["seq"], 1)
-    assert "word " * 2_000 + HOSTILE in answer["texts"]["data"]
-    assert "word " * 2_000 in answer["texts"]["output"]
-    assert "\x1b" not in "".join(answer["texts"].values())
     html = shown.to_html()
     assert "<details>" in html
     assert "word " * 2_000 + "&lt;img" in html
+    assert "\x1b" not in html
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [{"seq": 10**9, "attempt": 1}, {"seq": "1", "attempt": 1}, {"seq": True, "attempt": 1}, {}],
-)
-def test_a_text_that_is_not_there_is_no_trouble(bus, sub, sent, asked):
-    shown = sub.dashboard()
-    message(shown, {"type": "whole", **asked})
-    answers = [content for content in sent if content["type"] == "whole"]
-    assert all("error" in answer["texts"] for answer in answers)
-    assert len(answers) == (1 if asked.get("seq") == 10**9 else 0)
+def test_the_static_form_of_a_bus_lists_its_subscriptions(bus, sub):
+    fire(sub, "one", "bad")
+    text = re.sub(r"<[^>]+>", " ", bus.dashboard().to_html())
+    assert re.search(r"documents\s+pages\s+1.0.0 \(serving\)\s+2\s+1\s", text)
+    assert repr(bus.dashboard()) == "Dashboard(memory)"
 
 
-# -- the button ------------------------------------------------------------------------------------
-
-
-def test_the_button_publishes_the_sample(bus, sub):
-    shown = sub.dashboard(sample={"page": 7})
-    message(shown, {"type": "fire"})
-    message(shown, {"type": "fire"})
-    until(lambda: shown.state["counts"] == {"succeeded": 2})
-    assert bus.events("documents")["data"].tolist() == ['{"page":7}'] * 2
-
-
-def test_the_button_publishes_a_sample_event_as_a_new_event_every_time(bus, sub):
-    sample = mt.Event(
-        "page", type="scan", subject="a.png", source="scanner", extensions={"batch": "b7"}
+def test_tiles_count_events_and_attempts_are_said_apart(bus):
+    sub = bus.subscribe(
+        "parcels", mt.model(Failing(times=2), name="scan", version="1.0.0"), max_attempts=3
     )
-    shown = sub.dashboard(sample)
-    for _ in range(2):
-        message(shown, {"type": "fire"})
-    until(lambda: shown.state["counts"] == {"succeeded": 2})
-    events = bus.events("documents")
-    assert events["event_id"].nunique() == 2
-    assert events[["type", "subject", "source"]].drop_duplicates().values.tolist() == [
-        ["scan", "a.png", "scanner"]
-    ]
-
-
-def test_without_a_sample_the_button_repeats_the_newest_event(bus, sub):
-    fire(
-        sub,
-        "old",
-        mt.Event(b"\x89PNG", type="scan", subject="new.png", datacontenttype="image/png"),
-    )
+    sub.fire([{"n": 1}], progress=False, timeout_s=30)
     shown = sub.dashboard()
-    message(shown, {"type": "fire"})
-    until(lambda: sum(shown.state["counts"].values()) == 3)
-    first, repeated = bus.events("documents").iloc[1:].to_dict("records")
-    assert first["event_id"] != repeated["event_id"]
-    for name in ("type", "subject", "datacontenttype", "data"):
-        assert first[name] == repeated[name]
+    state = shown.state
+    assert (state["counts"], state["attempts"]) == ({"succeeded": 1}, {"failed": 2})
+    text = re.sub(r"<[^>]+>", " ", shown.to_html())
+    assert re.search(r"succeeded\s+1\s+failed attempts\s+2\s", text)
+    assert "failed attempts" in sub._repr_html_()
+    assert repr(sub).endswith("listening, 1 succeeded, 2 failed attempts)")
 
 
-def test_without_anything_to_publish_the_button_is_off_and_says_why(bus, sub):
-    shown = sub.dashboard()
-    assert shown.state["button"]["enabled"] is False
-    assert "no event to repeat" in shown.state["button"]["title"]
-    sub.stop()
-    bus.publish("documents", "one")  # nobody takes it: known at the next look, within a second
-    until(lambda: shown.state["button"]["enabled"])
+def test_a_sample_that_cannot_be_published_is_said(sub):
+    front = Front(sub.dashboard(sample=lambda: None))
+    with pytest.raises(Refused, match="NotEncodable"):
+        front.act("fire")
 
 
-def test_an_event_from_before_the_subscription_can_be_repeated(bus):
-    bus.topic("documents")
-    bus.publish("documents", "early")
-    shown = bus.subscribe("documents", mt.model("echo", version="1.0.0")(echo)).dashboard()
-    assert shown.state["button"] == {
-        "enabled": True,
-        "title": "Publish the data of the newest event of documents once more",
-    }
+# -- the cost --------------------------------------------------------------------------------------
 
 
-def test_a_message_that_cannot_be_honoured_is_shown_and_goes_with_the_next_that_can(bus, sub):
-    shown = sub.dashboard()
-    message(shown, {"type": "fire"})
-    assert shown.state["notice"].startswith(
-        "the sample was not published: NotFound: topic 'documents' has no event to repeat"
-    )
-    bus.publish("documents", "one")
-    message(shown, {"type": "fire"})
-    assert shown.state["notice"] == ""
+def test_a_look_reads_only_the_attempts_since_the_last_one(bus, sub):
+    fire(sub, *range(300))
+    looker = Looker(bus, sub._spec)
+    looker.look()
+    read, original = [], bus.log.glance.attempts
+    looker._window._read = lambda *args: read.append(original(*args)) or read[-1]
+    fire(sub, "one", "two")
+    looker.look()
+    assert [len(rows) for rows in read] == [2]
 
 
-def test_a_sample_that_cannot_be_published_is_said_in_the_widget(sub):
-    shown = sub.dashboard(sample=lambda: None)
-    message(shown, {"type": "fire"})
-    assert "the sample was not published: NotEncodable" in shown.state["notice"]
+def test_an_idle_look_reads_nothing_but_a_number(bus, sub, monkeypatch):
     fire(sub, "one")
-    until(lambda: shown.state["counts"])
-    assert "NotEncodable" in shown.state["notice"]
+    now_s = [0.0]
+    looker = Looker(bus, sub._spec, monotonic=lambda: now_s[0])
+    found = looker.look()
+    now_s[0] += 60  # nothing is open, and rates are those of a minute ago
+    found = looker.look()
+    monkeypatch.setattr(looker, "_read", lambda _: pytest.fail("read although nothing happened"))
+    now_s[0] += AGAIN_S / 2
+    assert looker.look() is found
 
 
-def test_other_messages_do_nothing(bus, sub):
-    shown = sub.dashboard("page")
-    for content in (None, "fire", [], {}, {"type": "other"}, {"type": ["fire"]}):
-        message(shown, content)
-    assert bus.events("documents").empty
+def test_a_whole_look_without_news_reads_no_attempt(bus, sub, monkeypatch):
+    fire(sub, "one")
+    now_s = [0.0]
+    looker = Looker(bus, None, monotonic=lambda: now_s[0])
+    looker.look()
+    monkeypatch.setattr(bus.log.glance, "attempts", lambda *_: pytest.fail("read an attempt"))
+    looker._window._read = lambda *_: pytest.fail("read an attempt")
+    now_s[0] += 60
+    assert looker.look().shown["counts"] == {"succeeded": 1}
 
 
-def test_after_the_bus_was_closed_the_button_says_so(bus, sub):
-    shown = sub.dashboard("page")
-    bus.close()
-    message(shown, {"type": "fire"})
-    assert "the sample was not published: Closed" in shown.state["notice"]
+def test_figures_are_those_of_a_window_of_the_newest_attempts(bus, sub):
+    looked = []
+    window = Window(lambda s, after, most: looked.append((s, after, most)) or [], sub._spec.id)
+    assert not window.look(5)
+    assert not window.look(5)
+    assert looked == [(sub._spec.id, 0, MOST)]
+
+
+@pytest.mark.slow(every=1)
+def test_memory_stays_flat_over_many_events(bus, slow_many):
+    sub = bus.subscribe("numbers", mt.model("many", version="1.0.0", batch=True)(lambda b: b))
+    shown, each = sub.dashboard(), 5_000
+    looks = []
+    tracemalloc.start()
+    try:
+        for n in range(slow_many):
+            bus.publish_batch("numbers", range(each))
+            until(lambda n=n: shown.state["counts"].get("succeeded") == each * (n + 1), 60)
+            gc.collect()
+            of_ours = tracemalloc.take_snapshot().filter_traces(
+                [tracemalloc.Filter(True, "*/notebook/*"), tracemalloc.Filter(True, "*/glance.py")]
+            )
+            looks.append(sum(trace.size for trace in of_ours.traces))
+    finally:
+        tracemalloc.stop()
+    assert looks[-1] < 1.5 * looks[1] + 200_000
+
+
+@pytest.fixture
+def slow_many(request):
+    """How often 5,000 events are fired: 100,000 in all with --slow."""
+    return 20 if request.config.getoption("--slow") else 3
 
 
 # -- the notebooks as they are saved ---------------------------------------------------------------

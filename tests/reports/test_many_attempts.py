@@ -82,7 +82,7 @@ def test_columns_and_rows_make_the_same_results(
 ) -> None:
     subs = [lived.subscription(name) for name in ("even", "talks", "some")]
     by_rows = [sub.results(limit=FEW) for sub in subs]
-    monkeypatch.setattr(lived.log, "invocations", None)  # there is no other way now
+    monkeypatch.setattr(lived.log, "matched", None)  # there is no other way now
 
     for sub, expected in zip(subs, by_rows, strict=True):
         assert_frame_equal(sub.results(), expected)
@@ -105,7 +105,7 @@ def test_more_results_than_are_read_by_rows_are_the_newest_ones(
     wait_until(lambda: is_settled(sub))
     expected = [sub.results(limit=n) for n in (1, 2, 3)]
     monkeypatch.setattr("mltrigger.reports.views._FEW", 0)
-    monkeypatch.setattr(bus.log, "invocations", None)
+    monkeypatch.setattr(bus.log, "matched", None)
 
     for n, newest in enumerate(expected, 1):
         assert_frame_equal(sub.results(limit=n), newest)
@@ -115,18 +115,18 @@ def test_more_results_than_are_read_by_rows_are_the_newest_ones(
 
 @BY_COLUMNS
 def test_a_subject_with_any_sign_is_read(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_rows, found = bus.log.invocations, []
+    by_rows, found = bus.log.matched, []
     sub = bus.subscribe("texts", lambda event: event, name="texts")
     for n, subject in enumerate(["é\u202e", None, "null", "\x1e", "a\x1fb"]):
         bus.publish("texts", n, subject=subject)
         wait_until(lambda: is_settled(sub))
         expected, read = sub.results(limit=FEW), list[object]()
         monkeypatch.setattr(
-            bus.log, "invocations", lambda *a, r=read, **k: r.append(a) or by_rows(*a, **k)
+            bus.log, "matched", lambda *a, r=read, **k: r.append(a) or by_rows(*a, **k)
         )
         assert_frame_equal(sub.results(), expected)
         found.append(len(read))
-        monkeypatch.setattr(bus.log, "invocations", by_rows)
+        monkeypatch.setattr(bus.log, "matched", by_rows)
     assert found == [0, 0, 0, 1, 1], "only a sign that separates texts needs a look at each row"
 
 

@@ -52,6 +52,25 @@ def compared(bus: mt.EventBus, since: Any) -> int:
         return 0
 
 
+def drawn(axes: Any) -> int:
+    """Return how many calls or attempts a chart is about, and close it."""
+    from matplotlib import pyplot
+
+    texts = [note.get_text() for note in axes.texts]
+    pyplot.close(axes.figure)
+    return next(
+        int(found[1]) for text in texts if (found := re.match(r"(\d+) (call|attempt)", text))
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_window() -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+
+
+CHARTS = ("plot_latency", "plot_timeline", "plot_throughput", "plot_outcomes")
 CALLS: dict[str, Call] = {
     "EventBus.events": lambda bus, since: rows(bus.events(since=since)),
     "EventBus.invocations": lambda bus, since: rows(bus.invocations(since=since)),
@@ -59,9 +78,22 @@ CALLS: dict[str, Call] = {
     "Subscription.invocations": lambda bus, since: rows(
         bus.subscription("read").invocations(since=since)
     ),
+    "Subscription.results": lambda bus, since: rows(bus.subscription("read").results(since=since)),
     "Subscription.latency": lambda bus, since: calls(bus.subscription("read").latency(since=since)),
     "Subscription.compare": compared,
     "Subscription.replay": replayed,
+    **{
+        f"EventBus.{name}": lambda bus, since, name=name: drawn(
+            getattr(bus, name)("read", since=since)
+        )
+        for name in CHARTS
+    },
+    **{
+        f"Subscription.{name}": lambda bus, since, name=name: drawn(
+            getattr(bus.subscription("read"), name)(since=since)
+        )
+        for name in CHARTS
+    },
 }
 
 
@@ -87,7 +119,7 @@ def test_every_public_call_with_since_is_tried_here() -> None:
     }
 
     methods = {name for name in found if "." in name}
-    assert methods == set(CALLS)
+    assert methods == {*CALLS, "Subscription.dead_letters"}
     # the functions of the module are the methods of the default bus
     assert {f"EventBus.{name}" for name in found - methods} <= set(CALLS)
 

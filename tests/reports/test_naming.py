@@ -16,12 +16,30 @@ from mltrigger.testing import SimulatedClock
 
 Call = Callable[..., Any]
 
+
+def drawn(plot: Call) -> Call:
+    """Return a call that answers with the words of a chart."""
+
+    def call(event: Any, **given: Any) -> Any:
+        from matplotlib import pyplot
+
+        pyplot.switch_backend("agg")
+        axes = plot(event, **given)
+        said = [axes.get_title(loc="left"), *(note.get_text() for note in axes.texts)]
+        pyplot.close(axes.figure)
+        return said
+
+    return call
+
+
 CALLS: dict[str, Callable[[mt.Subscription], Call]] = {
     "EventBus.cancel": lambda sub: sub.__mltrigger_bus__().cancel,
     "EventBus.explain": lambda sub: (
         lambda event, **given: sub.__mltrigger_bus__().explain(event, sub.name, **given)
     ),
     "EventBus.trace": lambda sub: sub.__mltrigger_bus__().trace,
+    "EventBus.plot_trace": lambda sub: drawn(sub.__mltrigger_bus__().plot_trace),
+    "Subscription.plot_trace": lambda sub: drawn(sub.plot_trace),
     "Subscription.discard": lambda sub: lambda events, **given: sub.discard(events, "why", **given),
     "Subscription.dry_run": lambda sub: sub.dry_run,
     "Subscription.explain": lambda sub: sub.explain,

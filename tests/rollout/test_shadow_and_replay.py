@@ -317,6 +317,30 @@ def test_replay_takes_the_newest_events_that_pass_the_filter(bus: mt.EventBus) -
     assert replay.progress().total == 7
 
 
+def test_replay_of_named_events_calls_the_version_with_those_alone(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    bus.register(answers("1.1.0"))
+    receipts = bus.publish_batch("documents", range(8))
+    bus.wait(progress=False)
+    frame = sub.invocations(columns=["event_id", "source"])
+
+    lane = sub.replay("1.1.0", events=frame.iloc[[1, 4, 4]], max_rate_per_s=1000, wait=True)
+    other = sub.replay("1.1.0", events=receipts[6].event_id, wait=True)
+    sub.replay("1.1.0", wait=True)  # all of them is another lane than a few
+
+    assert (lane.progress().total, other.progress().total) == (2, 1)
+    called = Counter(sub.invocations(role="replay")["event_id"])
+    chosen = {receipts[n].event_id for n in (1, 4, 6)}
+    assert {event for event, n in called.items() if n == 2} == chosen
+    assert sum(called.values()) == 11
+    with pytest.raises(mt.InvalidPolicy, match="leave since, until and limit out"):
+        sub.replay("1.1.0", events=frame, limit=3)
+    with pytest.raises(mt.NotFound, match="no event 'nothing'"):
+        sub.replay("1.1.0", events=["nothing"])
+    with pytest.raises(mt.NotFound, match="nothing to replay"):
+        sub.replay("1.1.0", events=frame.iloc[:0])
+
+
 def test_replay_at_a_rate_begins_no_more_than_that(bus: mt.EventBus) -> None:
     sub = bus.subscribe("documents", answers("1.0.0"))
     bus.fire("documents", list(range(60)), progress=False)

@@ -650,7 +650,7 @@ def test_listener_of_a_store_whose_disk_failed_says_so_and_blames_no_model(
     assert sub.state.startswith("stopped by the store: ")
     assert "the disk failed to sync" in repr(sub) and "no events yet" not in repr(sub)
     assert "failed disk" in repr(bus)
-    for shown in (sub._repr_html_(), board.to_html(), board.state["notice"]):
+    for shown in (sub._repr_html_(), board.to_html(), board.state["outage"]):
         assert "the disk failed to sync" in shown
     found = bus.doctor()
 

@@ -47,10 +47,15 @@ ADAPTERS = ("versions.schemes", "sources", "aws", "api", "telemetry")
 FACES = ("notebook", "cli", "testing", "demo", "__main__")
 """They show and steer. The core never imports one, but for the two doors below."""
 DOORS = {
-    # The method of a subscription that opens its widget.
-    ("handle", "notebook.dashboard", "dashboard"),
+    # The methods of a bus and of a subscription that open their widget.
+    ("bus", "notebook.cockpit.widget", "dashboard"),
+    ("handle", "notebook.cockpit.widget", "dashboard"),
     # The progress bar in a page.
     ("reports.bar", "notebook.progress", "_drawing"),
+    # The cards of frames.
+    ("reports.shown", "notebook.cards", "_html"),
+    # The charts.
+    ("reports.plots", "notebook.plotting", "drawing"),
 }
 """(module, face, function): opened when somebody calls the function, never at import."""
 MOST_ROOMS = 27

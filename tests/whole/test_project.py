@@ -165,8 +165,8 @@ def test_what_the_package_imports_is_declared() -> None:
     extras = [
         r
         for name in (
-            *("brokers", "compare", "cron", "demo", "mlflow", "onnx"),
-            *("otel", "postgres", "schema", "serve", "tutorial"),
+            *("brokers", "compare", "completion", "cron", "demo", "mlflow", "onnx"),
+            *("otel", "plot", "postgres", "schema", "serve", "tutorial"),
         )
         for r in requirements_of_extra(name)
     ]

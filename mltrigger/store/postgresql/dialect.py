@@ -49,6 +49,8 @@ _FIXED = {
     "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1": (
         "SELECT last_value FROM lot_seq WHERE is_called"
     ),
+    "lower(hex(e.id))": "encode(e.id, 'hex')",
+    "instr(": "strpos(",
     "NOT IN ()": "<> ALL ('{}')",
     "IN ()": "= ANY ('{}')",
     # The same events, in the order of that index alone. The planner cannot know how few events a
@@ -61,6 +63,7 @@ _FIXED = {
         "coalesce(c.last_seq, e.seq) ORDER BY e.topic_id, e.seq LIMIT 1"
     ),
     "INDEXED BY event_topic": "",
+    "INDEXED BY outcome_exception": "",
     **CONFLICTS,
 }
 _CROSS = re.compile(r"CROSS JOIN (\w+) (\w+)\s+ON ")

@@ -1,0 +1,209 @@
+"""Actions on single events and on dead letters, one or all that match."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.broker import MAX_EVENT_BYTES, SubscriptionSpec
+from mltrigger.errors import InvalidEvent, InvalidModel, MltriggerError, ModelFailure, NotFound
+from mltrigger.event.data import decode_data, encode_data, is_json
+from mltrigger.event.event import Event
+from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
+from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
+from mltrigger.notebook.cockpit.detail import payload
+from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.reports.dead_letters import UNCHANGED
+from mltrigger.reports.frames import DRY_RUN
+from mltrigger.text import count
+from mltrigger.versions.schema.schema import Schema, schema_of
+from mltrigger.versions.selector import Selector, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}\.case\.json")
+_REASON = 200
+
+
+def redrive(desk: Desk, given: Given) -> Prepared:
+    """Prepare to deliver one dead letter again, perhaps with other data."""
+    spec = desk.spec(given)
+    event_id, source = _dead(desk, spec, given)
+    data, checked = _edited(desk, spec, given)
+    keywords: dict[str, Any] = {"source": source}
+    again = call(SUB, "redrive", event_id, **keywords)
+    if data is not UNCHANGED:
+        again = Call(SUB, "redrive", (event_id,), (*again.kwargs, ("data", data)))
+    what = "with the edited data" if data is not UNCHANGED else "with its own data"
+    return Prepared(
+        desk.on(spec, one(again)),
+        f"Delivers event {event_id} to {spec.name} again, {what}.{checked}",
+        1,
+        told=repr,
+    )
+
+
+def dry_run(desk: Desk, given: Given) -> Prepared:
+    """Prepare to call a version with a dead letter. Nothing is recorded."""
+    spec = desk.spec(given)
+    event_id, source = _dead(desk, spec, given)
+    version = desk.version(spec, given) if "version" in given else None
+    data, checked = _edited(desk, spec, given)
+    trial = call(SUB, "dry_run", event_id, version=version, source=source)
+    if data is not UNCHANGED:
+        trial = Call(SUB, "dry_run", (event_id,), (*trial.kwargs, ("data", data)))
+    return Prepared(
+        desk.on(spec, one(trial)),
+        f"Calls {version or 'the present version'} with the event. Nothing is recorded.{checked}",
+        1,
+        told=_tried,
+    )
+
+
+def discard(desk: Desk, given: Given) -> Prepared:
+    """Prepare to put one dead letter away."""
+    spec = desk.spec(given)
+    event_id, source = _dead(desk, spec, given)
+    reason = given.text("reason", _REASON)
+    return Prepared(
+        desk.on(spec, one(call(SUB, "discard", event_id, reason, source=source))),
+        f"Puts event {event_id} of {spec.name} away for good. It stays dead in the log.",
+        1,
+        confirm=True,
+    )
+
+
+def export_case(desk: Desk, given: Given) -> Prepared:
+    """Prepare to write an event and its answer as a test."""
+    spec = desk.spec(given)
+    event_id, source, _, _ = payload(desk.bus, spec, given.whole("seq"))
+    path = given.text_or_none("path") or f"{_safe(event_id)}.case.json"
+    if not _FILE.fullmatch(path):
+        raise InvalidEvent(
+            f"{path!r:.80} is no bare file name that ends in .case.json: pytest finds those"
+        )
+    case = call(
+        *(MT, "testing.record_case", desk.bus_value, event_id, spec.name),
+        source=_needed(desk, event_id, source),
+    )
+    return Prepared(
+        desk.on(spec, one(call(case, "write", path))),
+        f"Writes the event, its effects and its answer to {path}, a test for pytest.",
+        1,
+        told=lambda where: f"Wrote {where}.",
+    )
+
+
+def bulk_redrive(desk: Desk, given: Given) -> Prepared:
+    """Prepare to deliver all matching dead letters again."""
+    spec, letters, n = _matching(desk, given)
+    rate = given.number_or_none("rate_per_s")
+    pace = f", {rate:g} a second" if rate else ", all at once"
+    return Prepared(
+        desk.on(spec, one(call(SUB, "redrive", letters, rate_per_s=rate))),
+        f"Delivers {count(n, 'dead letter')} of {spec.name} again{pace}.",
+        n,
+        confirm=True,
+        told=repr,
+    )
+
+
+def bulk_discard(desk: Desk, given: Given) -> Prepared:
+    """Prepare to put all matching dead letters away."""
+    spec, letters, n = _matching(desk, given)
+    reason = given.text("reason", _REASON)
+    return Prepared(
+        desk.on(spec, one(call(SUB, "discard", letters, reason))),
+        f"Puts {count(n, 'dead letter')} of {spec.name} away for good.",
+        n,
+        confirm=True,
+    )
+
+
+def _matching(desk: Desk, given: Given) -> tuple[SubscriptionSpec, Call, int]:
+    """Return the dead letters that the filter of the table means, and their number."""
+    asked = given.inner("filter")
+    spec = desk.spec(asked)
+    if asked.text_or_none("outcome") not in (None, "dead"):
+        raise InvalidEvent("only dead letters are sent again or put away: choose the outcome dead")
+    known = Given({n: asked.raw(n) for n in asked.names() if n != "outcome"})
+    letters = call(SUB, "dead_letters", **filters(known, FILTERS))
+    n = len(desk.run(desk.on(spec, one(letters))))
+    if not n:
+        raise NotFound(f"no dead letter of {spec.name} matches the filter")
+    return spec, letters, n
+
+
+def _dead(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[str, str | None]:
+    """Return the id of a dead letter, and its source if the id alone is ambiguous."""
+    seq = given.whole("seq")
+    event_id, source, _, _ = payload(desk.bus, spec, seq)
+    if not desk.bus.log.dead_letters(spec.id, seq):
+        raise NotFound(f"event {event_id} is no dead letter of {spec.name} any more")
+    return event_id, _needed(desk, event_id, source)
+
+
+def _needed(desk: Desk, event_id: str, source: str) -> str | None:
+    return source if len({found.source for found in desk.bus.log.find(event_id)}) > 1 else None
+
+
+def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]:
+    """Return edited data that fit the schema of the version, and a remark about that."""
+    if "data" not in given:
+        return UNCHANGED, ""
+    data = _parsed(desk, spec, given)
+    raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
+    if len(raw) > MOST_DATA_CHARACTERS:
+        raise InvalidEvent(
+            f"the data have {len(raw):,} bytes, too many for a line of code: redrive in a cell"
+        )
+    data = decode_data(raw, media_type)
+    try:
+        schema = _schema(desk, spec)
+        if schema is not None:
+            schema.accept(data)
+    except ModelFailure as error:
+        raise InvalidEvent(f"the data do not fit the model: {error}", "invalid_input") from None
+    except (MltriggerError, TypeError) as error:
+        return data, f" The data were not checked: {error}"
+    return data, " The data fit the model's schema." if schema is not None else ""
+
+
+def _parsed(desk: Desk, spec: SubscriptionSpec, given: Given) -> Any:
+    """Return the data that the view sends: a value of JSON, or the text of another payload."""
+    data = given.raw("data")
+    if not isinstance(data, str):
+        return data
+    _, _, _, media_type = payload(desk.bus, spec, given.whole("seq"))
+    return data if is_json(media_type) else data.encode()
+
+
+def _schema(desk: Desk, spec: SubscriptionSpec) -> Schema | None:
+    """Return the schema of the version that answers: that of the model here, else the kept one."""
+    try:
+        return desk.bus.model_of(spec).schemas()[0]
+    except NotFound:
+        version = resolve(desk.bus.registry, Selector.parse(spec.selector))
+        kept = version.input_schema
+        return None if kept is None else schema_of(json.loads(kept))
+    except InvalidModel:
+        return None
+
+
+def _tried(frame: pd.DataFrame) -> str:
+    (row,) = frame.to_dict("records")
+    who = f"{row['model']}:{row['version']}"
+    if row["outcome"] != "succeeded":
+        return f"{who} failed: {row['error']}\nNothing was recorded."
+    output = {name: row[name] for name in frame.columns if name not in DRY_RUN}
+    return f"{who} answered in {row['model_ms']:,.2f} ms. Nothing was recorded.\n{_said(output)}"
+
+
+def _said(output: dict[str, Any]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in output.items())
+
+
+def _safe(event_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", event_id)[:80].lstrip("-.") or "event"

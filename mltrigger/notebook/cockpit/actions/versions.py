@@ -1,0 +1,209 @@
+"""Actions on versions: replay, shadow, canary, promote, roll back, correct, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.errors import InvalidEvent, InvalidPolicy, NothingToCompare
+from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
+from mltrigger.notebook.cockpit.code import Call, Name, Step, call
+from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.rollout.guard import Guard
+from mltrigger.text import count
+from mltrigger.versions.selector import Selector, resolve
+
+_FORCE = 300
+_MOST_STEPS, _MOST_SHOWN = 20, 20
+_ATTEMPTS = (*FILTERS, "role", "outcome")
+
+
+def replay(desk: Desk, given: Given) -> Prepared:
+    """Prepare to send recorded events to a version: those of a time, or all that match."""
+    asked = given.inner("filter") if "filter" in given else given
+    spec = desk.spec(asked)
+    version = desk.version(spec, given)
+    rate = given.number_or_none("max_rate_per_s")
+    times = Given({name: asked.raw(name) for name in ("since", "until")})
+    others = [n for n in asked.names() if n in _ATTEMPTS and n not in ("since", "until", "version")]
+    if "filter" in given and "version" in asked:
+        others.append("version")
+    n = None
+    if "filter" in given and others:
+        events = call(
+            SUB, "invocations", columns=["event_id", "source"], **filters(asked, _ATTEMPTS)
+        )
+        n = len(desk.run(desk.on(spec, one(events))).drop_duplicates())
+        lane = call(SUB, "replay", version, events=events, max_rate_per_s=rate)
+        which = count(n, "event")
+    else:
+        lane = call(
+            SUB, "replay", version, **filters(times, ("since", "until")), max_rate_per_s=rate
+        )
+        which = "the recorded events"
+    return Prepared(
+        desk.on(spec, one(lane)),
+        f"Sends {which} of {spec.name} to {version}. Nothing is emitted or settled.",
+        n,
+        confirm=True,
+        told=lambda lane: f"{lane.name} is {lane.state}.",
+    )
+
+
+def shadow(desk: Desk, given: Given) -> Prepared:
+    """Prepare to send a copy of a share of the live events to a version."""
+    spec = desk.spec(given)
+    version = desk.version(spec, given)
+    share = given.number_or_none("share")
+    if share is not None and share > 1:
+        raise InvalidPolicy(f"share must be above 0 and up to 1, got {share:g}")
+    lane = call(SUB, "shadow", version, share=share)
+    return Prepared(
+        desk.on(spec, one(lane)),
+        f"Sends a copy of {1.0 if share is None else share:.3g} of the live events of {spec.name}"
+        f" to {version}. Nobody gets its answers.",
+        confirm=True,
+        told=lambda lane: f"{lane.name} is {lane.state}.",
+    )
+
+
+def canary(desk: Desk, given: Given) -> Prepared:
+    """Prepare to let a version answer a growing share of the events."""
+    spec = desk.spec(given)
+    version = desk.version(spec, given)
+    steps, guard = _steps(given), _guard(given)
+    begun = call(SUB, "canary", version, steps=steps, guard=guard)
+    first = steps[0] if steps else 0.01
+    return Prepared(
+        desk.on(spec, one(begun)),
+        f"{version} answers {first:.3g} of the events of {spec.name} first, and is rolled back by"
+        " itself if it is worse.",
+        confirm=True,
+        told=lambda found: f"{found.version}: {found.state}.",
+    )
+
+
+def promote(desk: Desk, given: Given) -> Prepared:
+    """Prepare to let a version answer all events, with the verdict about it."""
+    spec = desk.spec(given)
+    version, present = desk.version(spec, given), _present(desk, spec)
+    force = _forced(given)
+    steps: tuple[Step, ...] = ()
+    verdict: Name | None = None
+    says = f"{version} answers all events of {spec.name} from the next one on."
+    if present != version:
+        comparing = call(SUB, "compare", present, version)
+        try:
+            found = desk.run(desk.on(spec, one(comparing)))
+        except NothingToCompare as error:
+            says += f" There is no verdict: {error}"
+        else:
+            steps, verdict = (Step(comparing, "verdict"),), Name("verdict")
+            says += f"\n{found.verdict}"
+            if found.verdict.word != "SHIP" and force is None:
+                says += "\nIt can be forced."
+    return Prepared(
+        desk.on(spec, *steps, one(call(SUB, "promote", version, verdict=verdict, force=force))),
+        says,
+        confirm=True,
+        told=lambda bound: f"{bound.version} answers from event {bound.from_event} on.",
+    )
+
+
+def rollback(desk: Desk, given: Given) -> Prepared:
+    """Prepare to end the canary, or to go back to the version before."""
+    spec = desk.spec(given)
+    now = desk.bus.subscription(spec.name).history()[-1]
+    what = (
+        f"Ends the canary {now.canary} of {spec.name}."
+        if now.canary
+        else f"{spec.name} goes back to the version before {now.version}."
+    )
+    return Prepared(
+        desk.on(spec, one(call(SUB, "rollback"))),
+        what,
+        confirm=True,
+        told=lambda bound: f"{bound.version} answers from event {bound.from_event} on.",
+    )
+
+
+def correct(desk: Desk, given: Given) -> Prepared:
+    """Prepare to give the answers of a past binding again, or to try that out."""
+    spec = desk.spec(given)
+    binding, dry = given.whole("binding"), given.flag("dry")
+    correction = call(SUB, "correct", binding)
+    at = desk.run(desk.on(spec, one(correction))).progress()
+    if dry:
+        return Prepared(
+            desk.on(spec, one(call(correction, "dry_run"))),
+            f"Answers up to 100 of {count(at.left, 'event')} of binding {binding} again, without"
+            " a record.",
+            at.left,
+            told=_differing,
+        )
+    return Prepared(
+        desk.on(spec, one(call(correction, "start"))),
+        f"Answers {count(at.left, 'event')} of binding {binding} again, and publishes a correction"
+        " where an answer differs.",
+        at.left,
+        confirm=True,
+        told=lambda found: f"The correction of binding {binding} is {found.state}.",
+    )
+
+
+def report(desk: Desk, given: Given) -> Prepared:
+    """Prepare to write the comparison of two versions as a page."""
+    spec = desk.spec(given)
+    old, new = desk.version(spec, given, "old"), desk.version(spec, given, "new")
+    by = given.text_or_none("by")
+    name = f"{spec.name}-{old}-{new}.html".replace("+", "-").replace(":", "-").replace("@", "-")
+    return Prepared(
+        desk.on(spec, one(call(call(SUB, "compare", old, new, by=by), "to_html", name))),
+        f"Writes the comparison of {old} and {new} to {name}, in the folder of the kernel.",
+        told=lambda where: f"Wrote {where}.",
+    )
+
+
+def _differing(frame: Any) -> str:
+    n = int(frame["differs"].fillna(False).sum())
+    failed = int((frame["outcome"] == "failed").sum())
+    said = f"{n} of {count(len(frame), 'answer')} would differ, {failed} failed."
+    changed = frame[frame["differs"].fillna(False).astype(bool)].head(_MOST_SHOWN)
+    return "\n".join(
+        [said, *(f"{old} → {new}" for old, new in zip(changed["old"], changed["new"], strict=True))]
+    )
+
+
+def _present(desk: Desk, spec: SubscriptionSpec) -> str:
+    return resolve(desk.bus.registry, Selector.parse(spec.selector)).version
+
+
+def _forced(given: Given) -> str | None:
+    """Return why the verdict does not count, None if it does."""
+    if isinstance(given.raw("force"), bool):
+        return "decided in the cockpit" if given.flag("force") else None
+    return given.text_or_none("force", _FORCE)
+
+
+def _steps(given: Given) -> list[float] | None:
+    steps = given.raw("steps")
+    if steps in (None, [], ""):
+        return None
+    if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) > _MOST_STEPS:
+        raise InvalidPolicy(f"steps must be a list of up to {_MOST_STEPS} shares, as [0.05, 0.5]")
+    found = [Given({"steps": step}).number_or_none("steps") for step in steps]
+    return [share for share in found if share is not None]
+
+
+def _guard(given: Given) -> Call | None:
+    """Return the guard as a call, checked as a guard checks itself."""
+    if "guard" not in given:
+        return None
+    asked = given.inner("guard")
+    for name in asked.names():
+        if name not in ("errors", "p95", "alpha"):
+            raise InvalidEvent(f"a guard has errors, p95 and alpha, not {name!r:.60}")
+    rules: dict[str, Any] = {name: asked.number_or_none(name) for name in asked.names()}
+    Guard(**rules)
+    return call(MT, "Guard", **rules)

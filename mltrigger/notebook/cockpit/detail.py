@@ -1,0 +1,167 @@
+"""One row, opened: the payload, all attempts, the way of its event, and why."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.errors import NotFound
+from mltrigger.event.data import is_json
+from mltrigger.event.making import can_open
+from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url
+from mltrigger.notebook.cockpit.texts import WHOLE, bounded, failed, iso, rounded
+from mltrigger.reports.views import data_text
+from mltrigger.store.outcomes import ROLES
+from mltrigger.text import near, short, visible
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
+
+MOST_STEPS, MOST_ATTEMPTS = 200, 200
+"""The most rows of a trace or an explanation, and the most attempts."""
+_COLUMNS = (
+    *("seq", "attempt", "role", "version", "outcome", "reason", "started_at", "queue_ms"),
+    *("model_ms", "total_ms", "worker", "output", "error_type", "error", "stdout", "traceback"),
+)
+_LOCAL = "file:"
+
+
+class Gone(NotFound):
+    """The event of a row was deleted meanwhile."""
+
+
+def detail(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, Any]:
+    """Return everything about one attempt and its event as JSON values.
+
+    Nothing of an event is run or fetched. Only an image is shown, and an object of a watched
+    folder, if it is one.
+
+    Raises
+    ------
+    Gone
+        When retention has deleted the event.
+    """
+    event_id, source, raw, media_type = payload(bus, spec, seq)
+    letters = bus.log.dead_letters(spec.id, seq)
+    attempts = [
+        dict(zip(_COLUMNS, row, strict=True))
+        for row in bus.log.invocations(
+            _COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES
+        )
+    ]
+    own = next((row for row in attempts if row["attempt"] == attempt), None)
+    traceback = (own and own["traceback"]) or (letters[0].traceback if letters else None)
+    return {
+        "payload": _text(raw, media_type),
+        "media_type": short(media_type or "application/json"),
+        "editable": _is_text(media_type) and len(raw) <= WHOLE,
+        "image": data_url(raw) or _object(bus, spec, seq),
+        "output": bounded((own and own["output"]) or ""),
+        "error": bounded(failed(own["error_type"], own["error"], own["reason"]) if own else ""),
+        "traceback": bounded(near(traceback)) if traceback else "",
+        "printed": bounded((own and own["stdout"]) or ""),
+        "attempts": [_attempt(row) for row in attempts[-MOST_ATTEMPTS:]],
+        "trace": _trace(bus, event_id, source),
+        "explain": _explained(bus, spec, event_id, source),
+        "dead": bool(letters),
+        "actions": applying(bool(letters), attempts),
+    }
+
+
+def payload(bus: EventBus, spec: SubscriptionSpec, seq: int) -> tuple[str, str, bytes, str | None]:
+    """Return the id and the source of an event, and its data with their media type.
+
+    The data are those that the model would get now: a redrive may have replaced them.
+    """
+    try:
+        event, raw, media_type = bus.log.archived(seq)
+    except ValueError:
+        raise Gone(
+            f"event {seq} is not in the log any more: retention has deleted it, or it never was"
+        ) from None
+    for letter in bus.log.dead_letters(spec.id, seq):
+        raw, media_type = letter.data, letter.media_type
+    return event.id, event.source, bytes(raw), media_type
+
+
+def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of the actions that make sense for a row."""
+    answered = any(row["outcome"] in ("succeeded", "dead") for row in attempts)
+    return [
+        *(["redrive", "dry_run", "discard"] if dead else []),
+        *(["export_case"] if answered else []),
+    ]
+
+
+def _is_text(media_type: str | None) -> bool:
+    return is_json(media_type) or (media_type or "").startswith("text/")
+
+
+def _text(raw: bytes, media_type: str | None) -> str:
+    if _is_text(media_type):
+        return bounded(raw.decode("utf-8", "backslashreplace"))
+    return bounded(data_text(raw, media_type))
+
+
+def _object(bus: EventBus, spec: SubscriptionSpec, seq: int) -> str | None:
+    """Return the object of an event as an image, if it lies in a watched folder."""
+    if not bus.registry.sources().get(spec.topic, "").startswith(_LOCAL):
+        return None
+    with contextlib.suppress(Exception):  # gone, changed, or no image
+        event = bus.archived(spec, seq)
+        if can_open(event):
+            with event.open() as file:
+                return data_url(file.read(MOST_BYTES + 1))
+    return None
+
+
+def _attempt(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "attempt": row["attempt"],
+        "version": visible(row["version"] or ""),
+        "role": row["role"],
+        "outcome": row["outcome"],
+        "reason": short(row["reason"] or ""),
+        "started": iso(row["started_at"]),
+        **{name: rounded(row[name]) for name in ("queue_ms", "model_ms", "total_ms")},
+        "worker": short(row["worker"] or ""),
+    }
+
+
+def _trace(bus: EventBus, event_id: str, source: str) -> list[dict[str, Any]]:
+    """Return the way of an event through the pipeline. Times count from its first cause."""
+    frame = bus.trace(event_id, source=source).head(MOST_STEPS)
+    if not len(frame):
+        return []
+    began = frame["published_at"].min()
+    found = []
+    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
+        published_ms = (row["published_at"] - began).total_seconds() * 1000
+        queue, model, total = row["queue_ms"], row["model_ms"], row["total_ms"]
+        waited = None if None in (queue, model, total) else total - model - queue
+        found.append(
+            {
+                "topic": visible(row["topic"]),
+                "event_id": visible(row["event_id"]),
+                "subscription": visible(row["subscription"] or ""),
+                "version": visible(row["version"] or ""),
+                "outcome": row["outcome"] or "",
+                "start_ms": rounded(published_ms + max(waited or 0.0, 0.0)),
+                "queue_ms": rounded(queue),
+                "model_ms": rounded(model),
+                "depth": int(row["hop"]),
+            }
+        )
+    return found
+
+
+def _explained(
+    bus: EventBus, spec: SubscriptionSpec, event_id: str, source: str
+) -> list[dict[str, Any]]:
+    frame = bus.explain(event_id, spec.name, source=source).head(MOST_STEPS)
+    return [
+        {"step": visible(step), "answer": bounded(str(answer))}
+        for step, answer in zip(frame["step"], frame["detail"], strict=True)
+    ]

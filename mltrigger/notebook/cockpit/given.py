@@ -1,0 +1,123 @@
+"""The arguments of an ask. A view may send anything: each is checked before it is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.text import short
+
+MOST_CHARACTERS = 2_000
+"""The longest text of an argument."""
+FILTERS = ("version", "reason", "key", "since", "until", "text")
+"""The filters of dead letters."""
+_MOST_NUMBER, _MOST_VALUES = 2**63 - 1, 100
+
+
+class Given:
+    """The arguments of one ask, by name.
+
+    Parameters
+    ----------
+    args : any
+        An object of JSON, or anything else, which is refused.
+
+    Raises
+    ------
+    InvalidEvent
+        With the argument and what it must be, from each method.
+    """
+
+    def __init__(self, args: Any) -> None:
+        if args is not None and not isinstance(args, Mapping):
+            raise InvalidEvent(f"the arguments must be an object, got {short(args)}")
+        self._args: Mapping[str, Any] = args or {}
+
+    def __contains__(self, name: str) -> bool:
+        return self._args.get(name) is not None
+
+    def text(self, name: str, most: int = MOST_CHARACTERS) -> str:
+        """Return a text that is not empty."""
+        value = self._args.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise InvalidEvent(f"{name} must be a text, got {short(value)}")
+        if len(value) > most:
+            raise InvalidEvent(f"{name} may have {most:,} characters, it has {len(value):,}")
+        return value
+
+    def text_or_none(self, name: str, most: int = MOST_CHARACTERS) -> str | None:
+        """Return a text, None without one."""
+        value = self._args.get(name)
+        return None if value is None or value == "" else self.text(name, most)
+
+    def whole(self, name: str, low: int = 0, high: int = _MOST_NUMBER) -> int:
+        """Return a whole number from *low* to *high*."""
+        value = self._args.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int or not low <= value <= high:
+            raise InvalidEvent(f"{name} must be a whole number from {low} on, got {short(value)}")
+        return value
+
+    def number_or_none(self, name: str, above: float = 0.0) -> float | None:
+        """Return a number above *above*, None without one."""
+        value = self._args.get(name)
+        if value is None or value == "":
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidEvent(f"{name} must be a number, got {short(value)}")
+        if not (math.isfinite(value) and value > above):
+            raise InvalidEvent(f"{name} must be a number above {above:g}, got {short(value)}")
+        return int(value) if float(value).is_integer() else float(value)
+
+    def flag(self, name: str) -> bool:
+        """Return true or false. It is false where it is left out."""
+        value = self._args.get(name, False)
+        if not isinstance(value, bool):
+            raise InvalidEvent(f"{name} must be true or false, got {short(value)}")
+        return value
+
+    def one_of(self, name: str, kind: str, known: Iterable[str]) -> str:
+        """Return a text that is one of *known*. Else the error lists the near ones."""
+        value = self.text(name)
+        names = list(known)
+        if value not in names:
+            raise NotFound.of(kind, short(value), names)
+        return value
+
+    def inner(self, name: str) -> Given:
+        """Return the arguments inside the argument *name*."""
+        return Given(self._args.get(name))
+
+    def raw(self, name: str) -> Any:
+        """Return an argument as it came."""
+        return self._args.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names of the arguments that are set."""
+        return [name for name, value in self._args.items() if value not in (None, "", [])]
+
+
+def filters(given: Given, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the filters *names* as keywords of the public calls.
+
+    Raises
+    ------
+    InvalidEvent
+        When another filter is set: the call cannot keep to it.
+    """
+    others = [name for name in given.names() if name not in (*names, "subscription")]
+    if others:
+        raise InvalidEvent(
+            f"this takes no filter {' and '.join(short(repr(name)) for name in others)}: clear it"
+        )
+    return {name: _value(given, name) for name in given.names() if name in names}
+
+
+def _value(given: Given, name: str) -> Any:
+    value = given.raw(name)
+    if isinstance(value, list):
+        return [Given({name: each}).text(name) for each in value[:_MOST_VALUES]]
+    return given.text(name)

@@ -1,0 +1,278 @@
+// The invocations: a window of rows over a log of any length. Rows are known by their key, so that
+// selection, focus and scroll stay where they are when others come.
+
+const PAGE = 100;
+const SPARE = 8;
+const FRESH_MS = 1000;
+const KEEP = 20_000;
+const NUMBER = /^-?[\d.,]+(e[-+]?\d+)?$/i;
+const keyOf = ({ subscription, seq, attempt, role }) => `${subscription} ${seq} ${attempt} ${role}`;
+
+function rowView(open) {
+  const cells = {};
+  const cell = (name, ...children) => (cells[name] = h("span", { role: "gridcell", class: `mlt-cell mlt-cell-${name}` }, ...children));
+  const word = h("span");
+  const dot = h("span", { class: "mlt-chip" }, word);
+  const again = h("span", { class: "mlt-again" });
+  const node = h("div", { role: "row", class: "mlt-row", tabindex: "-1", click: () => open(node.mltKey) },
+    cell("started"), cell("event"), cell("subscription"), cell("outcome", dot, again), cell("version"), cell("output"), cell("queue"), cell("model"), cell("total"));
+  return {
+    node,
+    patch(row, key) {
+      node.mltKey = key;
+      put(cells.started, moment(row.started));
+      put(cells.event, row.event || `event ${row.seq}`);
+      put(cells.subscription, row.subscription);
+      mark(dot, "data-key", row.outcome);
+      put(word, row.outcome.replaceAll("_", " "));
+      put(again, row.attempt > 1 ? `attempt ${row.attempt}` : "");
+      put(cells.version, row.role && row.role !== "live" ? `${row.version} ${row.role}` : row.version);
+      put(cells.output, row.error || row.output || (row.reason ?? ""));
+      // A number that is cut is another number: it takes two lines.
+      for (const name of ["event", "output"]) mark(cells[name], "data-number", NUMBER.test(cells[name].textContent) ? "yes" : null);
+      mark(cells.output, "data-error", row.error ? "yes" : "no");
+      for (const stage of ["queue", "model", "total"]) put(cells[stage], duration(row[`${stage}_ms`]));
+    },
+  };
+}
+
+const HEADS = [["started", "started"], ["event", "event"], ["subscription", "subscription"], ["outcome", "outcome"], ["version", "version"],
+  ["output", "output or error"], ["queue", "queue"], ["model", "model"], ["total", "total"]];
+
+function invocationTable(cockpit, filter, opened) {
+  const count = h("p", { class: "mlt-count", role: "status" });
+  const newer = button("", () => reload(), { class: "mlt-button mlt-small mlt-newer" });
+  const further = button("Look further back", () => more(), { class: "mlt-button mlt-small" });
+  const space = h("div", { class: "mlt-space", role: "rowgroup" });
+  const head = h("div", { role: "rowgroup", class: "mlt-table-head" }, h("div", { role: "row", class: "mlt-row" }, HEADS.map(([name, text]) =>
+    h("span", { role: "columnheader", class: `mlt-cell mlt-cell-${name}` }, text))));
+  const body = h("div", { class: "mlt-body" }, head, space);
+  const grid = h("div", { role: "grid", class: "mlt-rows", "aria-label": "Invocations" }, body);
+  const empty = h("p", { class: "mlt-empty" });
+  const node = h("div", { class: "mlt-invocations" }, h("div", { class: "mlt-bar" }, count, newer, further), grid, empty);
+
+  let rows = [];
+  let places = new Map();
+  let next = null;
+  let asked = 0;
+  let loading = false;
+  let active = null;
+  let selected = null;
+  let generation = null;
+  let freshAt = 0;
+  let timer = null;
+  const shown = new Map();
+  show(newer, false);
+  show(further, false);
+  show(empty, false);
+
+  const height = () => parseFloat(getComputedStyle(grid).getPropertyValue("--mlt-row")) || 36;
+
+  function index() {
+    places = new Map(rows.map((row, i) => [keyOf(row), i]));
+  }
+
+  function draw() {
+    const tall = height();
+    space.style.height = `${rows.length * tall}px`;
+    const top = Math.max(0, Math.floor(body.scrollTop / tall) - SPARE);
+    const bottom = Math.min(rows.length, Math.ceil((body.scrollTop + (body.clientHeight || 460)) / tall) + SPARE);
+    const wanted = new Map();
+    for (let i = top; i < bottom; i += 1) wanted.set(keyOf(rows[i]), i);
+    // The row that has the focus stays in the page, also outside of the window.
+    const focused = document.activeElement?.mltKey;
+    for (const key of [focused, active]) if (places.has(key) && shown.has(key)) wanted.set(key, places.get(key));
+    if (!wanted.size) active = null;
+    else if (!wanted.has(active)) active = keyOf(rows[top]);
+    const spare = [];
+    for (const [key, view] of shown) if (!wanted.has(key)) { spare.push(view); shown.delete(key); }
+    for (const [key, i] of wanted) {
+      let view = shown.get(key);
+      if (!view) {
+        view = spare.pop() ?? rowView(choose);
+        shown.set(key, view);
+        if (!view.node.isConnected) space.append(view.node);
+      }
+      view.patch(rows[i], key);
+      view.node.style.transform = `translateY(${i * tall}px)`;
+      mark(view.node, "aria-rowindex", i + 2);
+      mark(view.node, "aria-selected", String(key === selected));
+      mark(view.node, "tabindex", key === active ? "0" : "-1");
+    }
+    for (const { node: old } of spare) old.remove();
+    if (next !== null && further.hidden && rows.length < KEEP && bottom > rows.length - PAGE / 2) more();
+  }
+
+  // A search for a text stops after a while, and says how far it has looked.
+  function searched({ looked, next: rest }) {
+    show(further, Boolean(looked) && rest !== null);
+    if (looked) put(further, `Looked back to ${moment(looked)}: look further`);
+  }
+
+  function say(found) {
+    put(count, `${found.count_is === "at least" ? "at least " : ""}${plural(found.count ?? rows.length, "attempt")}`);
+    searched(found);
+    mark(grid, "aria-rowcount", found.count_is === "exact" ? found.count + 1 : -1);
+    show(empty, rows.length === 0);
+    show(grid, rows.length > 0);
+    put(empty, "No attempt matches this filter.");
+    if (found.code) cockpit.code(found.code);
+  }
+
+  async function ask(before) {
+    const mine = (asked += 1);
+    const found = await cockpit.talk.ask("rows", { filter: filter.value, before, limit: PAGE });
+    return mine === asked ? found : null;
+  }
+
+  async function reload() {
+    loading = true;
+    show(newer, false);
+    generation = cockpit.state.log?.generation;
+    freshAt = performance.now();
+    try {
+      const found = await ask(null);
+      if (!found) return;
+      rows = found.rows;
+      next = found.next;
+      loading = false;
+      index();
+      body.scrollTop = 0;
+      say(found);
+      draw();
+    } catch (error) {
+      loading = false;
+      generation = -1; // asked again with the next state
+      show(empty, true);
+      put(empty, error.message);
+    }
+  }
+
+  async function more() {
+    if (loading) return;
+    loading = true;
+    try {
+      const found = await ask(next);
+      if (!found) return;
+      const page = found.rows.filter((row) => !places.has(keyOf(row)));
+      rows = rows.concat(page);
+      next = found.next;
+      searched(found);
+      show(empty, rows.length === 0);
+      show(grid, rows.length > 0);
+      index();
+      loading = false;
+      draw();
+    } catch {
+      loading = false; // asked again at the next scroll
+    }
+  }
+
+  // New rows come by themselves only to a table that nobody reads: at its top, with nothing chosen in it.
+  const unread = () => body.scrollTop < 4 && selected === null && !grid.contains(document.activeElement);
+
+  async function refresh() {
+    if (loading) return;
+    generation = cockpit.state.log?.generation;
+    freshAt = performance.now();
+    try {
+      const found = await ask(null);
+      if (!found) return;
+      const fresh = found.rows.filter((row) => !places.has(keyOf(row))).length;
+      if (fresh && !unread() && rows.length) {
+        put(newer, found.rows.length === fresh ? "Show the newer attempts" : `Show ${plural(fresh, "newer attempt")}`);
+        show(newer, true);
+        return;
+      }
+      merge(found);
+      say(found);
+      draw();
+    } catch {
+      // the kernel is busy or gone: the header says so
+    }
+  }
+
+  function merge(found) {
+    const last = found.rows.at(-1);
+    const at = last === undefined ? -1 : (places.get(keyOf(last)) ?? -1);
+    if (at < 0) next = found.next;
+    rows = at < 0 ? found.rows : found.rows.concat(rows.slice(at + 1));
+    index();
+  }
+
+  function choose(key) {
+    const row = rows[places.get(key)];
+    if (!row) return;
+    selected = active = key;
+    draw();
+    opened(row);
+  }
+
+  function reveal(i) {
+    const tall = height();
+    const top = i * tall;
+    const room = body.clientHeight - head.offsetHeight;
+    if (room > 0 && top < body.scrollTop) body.scrollTop = top;
+    else if (room > 0 && top + tall > body.scrollTop + room) body.scrollTop = top + tall - room;
+    draw();
+  }
+
+  function move(to) {
+    const i = Math.min(rows.length - 1, Math.max(0, to));
+    if (i < 0) return;
+    active = keyOf(rows[i]);
+    reveal(i);
+    shown.get(active)?.node.focus({ preventScroll: true });
+  }
+
+  space.addEventListener("keydown", (event) => {
+    const now = places.get(active) ?? 0;
+    const page = Math.max(1, Math.floor(body.clientHeight / height()) - 2);
+    const to = { ArrowDown: now + 1, ArrowUp: now - 1, PageDown: now + page, PageUp: now - page, Home: 0, End: rows.length - 1 }[event.key];
+    if (to !== undefined) move(to);
+    else if (event.key === "Enter" || event.key === " ") choose(active);
+    else return;
+    event.preventDefault();
+  });
+  space.addEventListener("focusin", ({ target }) => { if (target.mltKey) active = target.mltKey; });
+  body.addEventListener("scroll", () => draw(), { passive: true });
+  // Another width may have rows of another height, or hide the table for a while: the same row stays at the top.
+  let tallBefore = 0;
+  let topRow = 0;
+  body.addEventListener("scroll", () => { if (tallBefore === height()) topRow = body.scrollTop / tallBefore; }, { passive: true });
+  const sizes = new ResizeObserver(() => {
+    if (!rows.length || !body.clientHeight) return;
+    const tall = height();
+    tallBefore = tall;
+    draw();
+    body.scrollTop = topRow * tall;
+    if (selected !== null || grid.contains(document.activeElement)) reveal(places.get(active) ?? 0);
+  });
+  sizes.observe(grid);
+
+  return {
+    node,
+    reload,
+    release() {
+      selected = null;
+      draw();
+    },
+    focusRow() {
+      (shown.get(active)?.node ?? grid).focus({ preventScroll: true });
+    },
+    reveal: () => reveal(places.get(active)),
+    patch(state) {
+      mark(grid, "data-bus", state.chosen === null ? "yes" : "no");
+      if (generation === null) return void reload();
+      if (state.log?.generation === generation || timer !== null) return;
+      timer = setTimeout(() => {
+        timer = null;
+        if (cockpit.seen) refresh();
+      }, Math.max(0, FRESH_MS - (performance.now() - freshAt)));
+    },
+    stop() {
+      clearTimeout(timer);
+      sizes.disconnect();
+    },
+  };
+}

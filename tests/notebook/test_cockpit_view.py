@@ -1,0 +1,459 @@
+"""The view of the cockpit in a browser, with a kernel in the page: what it shows, asks and announces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [
+    pytest.mark.needs("chromium", "playwright", "axe_playwright_python"),
+    pytest.mark.xdist_group("cockpit view"),
+]
+
+HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator[Browser]:
+    from browser import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(chrome: Browser) -> Iterator[Any]:
+    from cockpit_page import open_page
+
+    pages: list[Page] = []
+    problems: list[str] = []
+
+    def start(**options: Any) -> Page:
+        page = open_page(chrome, **{"chosen": "ocr", **options})
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        pages.append(page)
+        return page
+
+    yield start
+    for page in pages:
+        page.close()
+    assert problems == []
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def rows(page: Page) -> Any:
+    return page.locator(".mlt-space .mlt-row")
+
+
+def acted(page: Page) -> list[dict[str, Any]]:
+    return page.evaluate("fake.acted")
+
+
+def first_row(page: Page) -> Any:
+    """Return the row at the top of the table, whatever its place among the elements is."""
+    return page.locator('.mlt-space .mlt-row[aria-rowindex="2"]')
+
+
+def violations(page: Page) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
+        for one in found
+        for node in one["nodes"]
+    ]
+
+
+def walk_through(page: Page) -> Iterator[str]:
+    """Show all that the cockpit has, one thing after the other."""
+    yield "overview"
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    page.get_by_role("button", name="More filters").click()
+    yield "invocations"
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    page.locator('.mlt-row .mlt-chip[data-key="succeeded"]').first.wait_for(state="detached")
+    first_row(page).click()
+    page.locator(".mlt-lanes").wait_for()
+    yield "an attempt"
+    page.get_by_role("button", name="Redrive", exact=True).click()
+    page.locator("dialog .mlt-code code").wait_for()
+    yield "a dialog"
+    page.keyboard.press("Escape")
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.locator(".mlt-flip").first.wait_for()
+    yield "a comparison"
+    tab(page, "Versions")
+    yield "versions"
+
+
+# -- how it looks and reads ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (400, "light")])
+def test_axe_finds_nothing_anywhere(opened: Any, width: int, scheme: str) -> None:
+    page = opened(width=width, scheme=scheme)
+
+    found = {place: violations(page) for place in walk_through(page)}
+
+    assert {place: list_ for place, list_ in found.items() if list_} == {}
+
+
+@pytest.mark.parametrize("width", [400, 620, 900, 1280])
+def test_no_number_is_cut_and_nothing_is_wider_than_the_page(opened: Any, width: int) -> None:
+    from cockpit_page import NUMBERS, cut_texts
+
+    page = opened(width=width)
+    for place in walk_through(page):
+        assert cut_texts(page, NUMBERS) == [], place
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, place
+
+
+def test_hostile_text_in_every_field_stays_text(opened: Any) -> None:
+    page = opened(hostile=HOSTILE, chosen=None)
+    page.locator(".mlt-subscription").nth(1).click()
+    for _ in walk_through(page):
+        pass
+    tab(page, "Invocations")
+
+    assert page.evaluate("window.hit") is None
+    assert page.locator(".mltrigger-cockpit script").count() == 0
+    assert page.locator('.mltrigger-cockpit img:not([src^="data:image/png"])').count() == 0
+    assert HOSTILE in page.locator(".mlt-drawer").inner_text()
+
+
+def test_image_that_is_no_picture_is_not_shown(opened: Any) -> None:
+    page = opened()
+    page.evaluate(
+        """() => { const row = fake.row.bind(fake); fake.row = (args) => ({ ...row(args), image: "data:image/svg+xml;base64,PHN2Zy8+" }); }"""
+    )
+    tab(page, "Invocations")
+    first_row(page).click()
+    page.locator(".mlt-lanes").wait_for()
+
+    assert page.locator(".mlt-drawer img").count() == 0
+
+
+def test_texts_can_be_read_where_colours_are_forced_and_with_more_contrast(opened: Any) -> None:
+    page = opened()
+    page.emulate_media(forced_colors="active")
+    assert violations(page) == []
+    page.emulate_media(forced_colors="none", contrast="more")
+    assert violations(page) == []
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def test_table_of_a_million_rows_holds_a_window_of_them(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    expect(page.locator(".mlt-count")).to_have_text("1,000,000 attempts")
+    first_row(page).focus()
+    for _ in range(3):
+        page.keyboard.press("End")
+        page.wait_for_timeout(150)
+
+    assert rows(page).count() < 60
+    asked = page.evaluate(
+        "fake.sent.filter(({ what }) => what === 'rows').map(({ args }) => args.before)"
+    )
+    assert len(asked) == len(set(asked))
+    assert asked[:3] == [None, 999_900, 999_800]
+
+
+def test_selection_focus_and_scroll_stay_when_new_attempts_come(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened(width=1400)
+    tab(page, "Invocations")
+    body = page.locator(".mlt-body")
+    first_row(page).focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".mlt-drawer-title")).to_be_focused()
+    page.keyboard.press("Escape")
+    before = page.evaluate("document.activeElement.querySelector('.mlt-cell-event').textContent")
+    top = body.evaluate("node => node.scrollTop")
+    page.evaluate("fake.grow(7)")
+
+    expect(page.get_by_role("button", name="Show 7 newer attempts")).to_be_visible()
+    assert body.evaluate("node => node.scrollTop") == top > 0
+    after = page.evaluate("document.activeElement.querySelector('.mlt-cell-event').textContent")
+    assert after == before
+    page.get_by_role("button", name="Show 7 newer attempts").click()
+    expect(first_row(page)).to_contain_text("1000006")
+
+
+def test_table_that_nobody_reads_shows_new_attempts_by_itself(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    expect(first_row(page)).to_contain_text("999999")
+    page.evaluate("fake.grow(250)")
+
+    expect(first_row(page)).to_contain_text("1000249")
+    expect(page.locator(".mlt-count")).to_have_text("1,000,250 attempts")
+
+
+def test_filter_is_sent_to_the_kernel_and_shown_as_python(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    page.get_by_label("Text", exact=True).fill("scans")
+
+    expect(page.locator(".mlt-count")).to_contain_text("at least")
+    expect(page.locator(".mlt-foot code")).to_contain_text('outcome="dead", text="scans"')
+    expect(page.locator('.mlt-space .mlt-chip:not([data-key="dead"])')).to_have_count(0)
+
+
+def test_everything_can_be_reached_with_the_keyboard_alone(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.get_by_role("tab", name="Overview").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Invocations")).to_be_focused()
+    rows(page).first.wait_for()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.getAttribute('role')") == "row":
+            break
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".mlt-drawer-title")).to_be_focused()
+    page.locator(".mlt-lanes").wait_for()
+    page.keyboard.press("Escape")
+    expect(page.locator(".mlt-drawer")).to_be_hidden()
+    assert page.evaluate("document.activeElement.getAttribute('aria-rowindex')") == "3"
+
+
+# -- actions ---------------------------------------------------------------------------------------
+
+
+def test_bulk_action_says_its_number_and_asks_before_it_acts(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    page.get_by_role("button", name="Redrive all").click()
+    dialog = page.get_by_role("dialog", name="Redrive all")
+    expect(dialog.locator(".mlt-number-line")).to_have_text("34,482 events")
+    assert acted(page) == []
+    dialog.get_by_label("Events per second").fill("50")
+    expect(dialog.locator("code")).to_contain_text("rate_per_s=50")
+    for _ in range(12):  # the focus does not leave the dialog
+        page.keyboard.press("Tab")
+        assert page.evaluate(
+            "document.activeElement === document.body || document.activeElement.closest('dialog') !== null"
+        )
+    dialog.get_by_role("button", name="Redrive 34,482 events").click()
+
+    expect(page.locator('.mlt-notice[role="status"]')).to_have_text("bulk_redrive is done")
+    assert acted(page) == [
+        {
+            "action": "bulk_redrive",
+            "args": {"filter": {"subscription": "ocr", "outcome": "dead"}, "rate_per_s": 50},
+        }
+    ]
+    expect(page.locator(".mlt-foot code")).to_contain_text("rate_per_s=50")
+
+
+def test_escape_leaves_a_confirmation_and_nothing_is_done(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_role("button", name="Discard all").click()
+    page.keyboard.press("Escape")
+
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="Discard all")).to_be_focused()
+    assert acted(page) == []
+
+
+def test_edited_payload_is_sent_and_an_unchanged_one_is_not(opened: Any) -> None:
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    for edit in (None, '{"page": 7}'):
+        first_row(page).click()
+        page.get_by_role("button", name="Redrive", exact=True).click()
+        dialog = page.get_by_role("dialog")
+        if edit is not None:
+            dialog.get_by_label("Payload").fill("{broken")
+            dialog.get_by_role("alert").filter(has_text="This is no JSON").wait_for()
+            assert dialog.get_by_role("button", name="Redrive").is_disabled()
+            dialog.get_by_label("Payload").fill(edit)
+        dialog.locator(".mlt-primary:enabled").click()
+        dialog.wait_for(state="detached")
+
+    assert [one["args"].get("data") for one in acted(page)] == [None, {"page": 7}]
+    assert "data" not in acted(page)[0]["args"]
+
+
+def test_refused_action_says_why_and_can_be_mended(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    first_row(page).click()
+    page.get_by_role("button", name="Discard", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Discard")
+
+    expect(dialog.get_by_role("alert")).to_have_text("write a reason: it is kept in the record")
+    expect(dialog.get_by_role("button", name="Discard")).to_be_disabled()
+    dialog.get_by_label("Reason").fill("a blank page")
+    expect(dialog.get_by_role("button", name="Discard")).to_be_enabled()
+
+
+def test_pause_acts_at_once_and_becomes_resume(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.get_by_role("button", name="Pause", exact=True).click()
+
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
+    expect(page.locator(".mlt-pill")).to_have_text("paused")
+    expect(page.locator(".mlt-foot code")).to_have_text("sub.pause()")
+    assert page.evaluate("fake.sent.filter(({ what }) => what === 'act').length") <= 2
+
+
+def test_recorded_clicks_are_shown_to_copy_where_no_cell_can_be_made(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.get_by_role("button", name="Record clicks").click()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.get_by_role("button", name="Resume", exact=True).click()
+    page.get_by_role("button", name="Stop recording and write the cell (2 actions)").click()
+
+    expect(page.get_by_label("The recorded actions in Python", exact=True)).to_have_text(
+        "sub.pause()\nsub.resume()"
+    )
+
+
+def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    first = page.locator(".mlt-flip").first
+    assert first.locator("del").all_text_contents() == ["invoice"]
+    assert first.locator("ins").all_text_contents() == ["receipt"]
+    page.get_by_role("button", name="Promote 1.5.0").click()
+    dialog = page.get_by_role("dialog", name="Promote")
+    expect(dialog.locator(".mlt-verdict")).to_contain_text("errors: 0.7 % against 0.8 %, p = 0.62")
+    dialog.get_by_role("button", name="Promote").click()
+
+    dialog.wait_for(state="detached")
+    assert acted(page) == [{"action": "promote", "args": {"version": "1.5.0", "force": False}}]
+
+
+def test_read_only_view_has_no_button_that_changes_anything(opened: Any) -> None:
+    page = opened(readOnly=True)
+    for place in ("Overview", "Invocations", "Versions"):
+        tab(page, place)
+        enabled = page.locator("[data-action]:enabled:visible").evaluate_all(
+            "nodes => nodes.map((node) => node.dataset.action)"
+        )
+        assert enabled == [], place
+
+
+# -- life ------------------------------------------------------------------------------------------
+
+
+def test_silent_kernel_is_said_and_comes_back(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    expect(page.locator(".mlt-pill")).to_have_text("listening")
+    page.evaluate("fake.alive = false")
+    expect(page.locator(".mlt-pill")).to_have_text("kernel gone", timeout=9000)
+    expect(page.locator(".mltrigger-cockpit")).to_have_attribute("data-gone", "yes")
+    expect(page.locator(".mlt-updated")).to_contain_text("last updated 20")
+    assert page.locator("[data-action]:enabled").count() == 0
+
+    page.evaluate("fake.alive = true")
+    expect(page.locator(".mlt-pill")).to_have_text("listening", timeout=4000)
+    expect(page.get_by_role("button", name="Pause", exact=True)).to_be_enabled()
+
+
+@pytest.mark.parametrize("state", ["closed", "stopped by the store"])
+def test_bus_that_is_over_is_said(opened: Any, state: str) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(f"fake.change({{ bus: {{ title: 'memory', state: {json.dumps(state)} }} }})")
+
+    expect(page.locator(".mlt-pill")).to_have_text(f"bus {state}")
+    expect(page.locator(".mltrigger-cockpit")).to_have_attribute("data-gone", "yes")
+    expect(page.locator("[data-action]:enabled")).to_have_count(0)
+
+
+COUNTED = """async (changes) => {
+    let touched = 0;
+    const watcher = new MutationObserver((found) => { touched += found.length; });
+    watcher.observe(document.querySelector(".mltrigger-cockpit"), { subtree: true, childList: true, attributes: true, characterData: true });
+    for (let i = 0; i < 100; i += 1) {
+        fake.change(changes ? { counts: { ...fake.state.counts, succeeded: 2000 + i } } : { at: new Date().toISOString() });
+        await new Promise((done) => setTimeout(done, 10));
+    }
+    await new Promise((done) => setTimeout(done, 250));
+    watcher.disconnect();
+    return touched;
+}"""
+
+
+def test_view_changes_at_most_ten_times_a_second_and_only_where_a_value_did(opened: Any) -> None:
+    page = opened()
+    page.wait_for_timeout(300)
+
+    assert page.evaluate(COUNTED, False) == 0
+    touched = page.evaluate(COUNTED, True)
+    assert 0 < touched <= 40  # one text, ten times a second, for a second and some
+
+
+def test_view_that_nobody_sees_asks_and_draws_nothing(opened: Any) -> None:
+    page = opened()
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    page.evaluate(
+        "document.querySelector('main').prepend(Object.assign(document.createElement('div'), { style: 'height: 5000px' }))"
+    )
+    page.wait_for_timeout(300)
+    asked = page.evaluate("fake.sent.length")
+    page.evaluate("fake.grow(5)")
+
+    assert page.evaluate(COUNTED, True) == 0
+    page.wait_for_timeout(1200)
+    assert page.evaluate("fake.sent.length") == asked
+    page.evaluate("document.querySelector('main > div').remove()")
+    first_row(page).get_by_text("1000004").wait_for()
+
+
+def test_view_that_is_removed_leaves_no_listener_and_no_timer(opened: Any) -> None:
+    page = opened()
+    page.evaluate("stop()")
+
+    assert page.evaluate("Object.values(fake.handlers).reduce((n, all) => n + all.size, 0)") == 0
