@@ -62,12 +62,11 @@ def lead(app: Any, docname: str, content: list[str]) -> None:
 
 
 def _cockpit() -> str:
-    """Return the pictures of the cockpit, one for each colour scheme, where there are any."""
+    """Return the pictures of the cockpit, one for each colour scheme."""
     return "".join(
-        f"```{{image}} images/cockpit-{scheme}.png\n:class: only-{scheme}\n"
-        ":alt: The cockpit: subscriptions with their counts, and their invocations\n```\n\n"
+        f"```{{image}} pictures/cockpit-overview-{scheme}.png\n:class: only-{scheme}\n"
+        ":alt: The cockpit: topics, subscriptions and versions, throughput and latency\n```\n\n"
         for scheme in ("light", "dark")
-        if (DOCS / f"images/cockpit-{scheme}.png").exists()
     )
 
 

@@ -20,6 +20,7 @@ PAGES = [
     *sorted((ROOT / "docs" / "examples").glob("*.md")),
 ]
 SHELL = ("shell", "bash", "sh")
+SHELL_OF_CELLS = "_shell_of_cells"
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[a-z ]+): (?P<said>[^>]+?) -->\n\n?)?^```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
@@ -40,7 +41,7 @@ class Block(NamedTuple):
 
     @property
     def is_run(self) -> bool:
-        return self.mark != "not run" and self.language in ("python", *SHELL)
+        return self.mark != "not run" and self.language in ("python", "ipython", *SHELL)
 
 
 def named(page: Path) -> str:
@@ -74,6 +75,8 @@ def run(page: Path, addresses: Mapping[str, str]) -> dict[str, Any]:
             Path(block.said).write_text(code)
         elif block.is_run and block.language == "python":
             _python(block.name, code, names)
+        elif block.is_run and block.language == "ipython":
+            _cell(block.name, code, names)
         elif block.is_run:
             _shell(block, code)
     return names
@@ -83,6 +86,16 @@ def _python(name: str, code: str, names: dict[str, Any]) -> None:
     """Run *code* as a cell of a notebook: its source can be found, as IPython does it."""
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
     exec(compile(code, name, "exec", dont_inherit=True), names)
+
+
+def _cell(name: str, code: str, names: dict[str, Any]) -> None:
+    """Run *code* as a cell with magics."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    if SHELL_OF_CELLS not in names:
+        names[SHELL_OF_CELLS] = InteractiveShell(user_ns=names)
+    done = names[SHELL_OF_CELLS].run_cell(code)
+    assert done.success, f"{name}: {done.error_before_exec or done.error_in_exec!r}"
 
 
 def _shell(block: Block, code: str) -> None:
