@@ -29,7 +29,6 @@ NOT_RUN = {
     "it needs a cluster; tests/cli/test_k8s.py checks the manifests": 1,
     "tests/cli/test_worker_on_clusters.py runs it": 2,
     "tests/api/test_clients.py runs it": 4,
-    "tests/api/test_inference.py has it": 1,
     "the file was moved above": 1,
 }
 """Why a block is not run, and how many are not run for that reason."""
