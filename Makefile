@@ -22,7 +22,7 @@ DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-de
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo installed compiled test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql storm-postgresql-kills notebooks test-aws clean-aws clean
+.PHONY: help demo docs docs-links installed compiled test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql storm-postgresql-kills notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,7 +41,7 @@ demo: $(VENV)/.installed-demo            ## the main job: scanned pages through 
 	$(BIN)/mltrigger demo
 
 # One call of pip resolves once.
-EXTRAS := browser frameworks lint test
+EXTRAS := browser docs frameworks lint test
 comma  := ,
 installed: programs | $(BIN)/python            ## the programs and libraries of lint and test-all, in one go
 	$(PIP) 'setuptools>=77'
@@ -55,10 +55,10 @@ compiled: $(VENV)/.installed-test            ## compile the modules that the tes
 test: $(VENV)/.installed-test            ## unit, contract and notebook tests
 	$(TESTS) $(CELLS)
 
-test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
+test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-docs $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
 	$(TESTS) --all $(CELLS)
 
-coverage: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## the share of the lines and branches that all tests run; takes longer
+coverage: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-docs $(VENV)/.installed-frameworks            ## the share of the lines and branches that all tests run; takes longer
 	$(TESTS) --all --cov --cov-report=
 	$(BIN)/coverage report --format=total | sed 's/.*/&% of the lines and branches of mltrigger were run/'
 
@@ -105,6 +105,14 @@ format: $(VENV)/.installed-lint            ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Warnings are errors, nothing is fetched. A link inside must lead somewhere.
+docs: $(VENV)/.installed-docs            ## the documentation as a site, in docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/_ext/check_site.py docs/_build/html
+
+docs-links: $(VENV)/.installed-docs            ## the links to outside pages, where there is a network
+	$(BIN)/python -m sphinx -q -j auto -b linkcheck -d docs/_build/doctrees docs docs/_build/links
+
 bench: $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
 	$(BIN)/python -m benchmarks
 
@@ -139,4 +147,4 @@ notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$n || exit 1; done
 
 clean:            ## remove the environment and what runs leave behind
-	rm -rf $(VENV) .venv-latest .venv-3.* .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf docs/_build docs/api docs/project docs/tutorials $(VENV) .venv-latest .venv-3.* .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

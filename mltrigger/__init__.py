@@ -312,8 +312,7 @@ def use(url: str | None = None, **aws: Any) -> EventBus:
     global _default
     bus: EventBus = __getattr__("connect")(url, **aws)
     close()
-    with _guard:
-        _default = bus
+    _default = bus
     return bus
 
 
@@ -373,26 +372,24 @@ def _with_examples(name: str, value: Any) -> Any:
 
 def __getattr__(name: str) -> Any:
     """Load public names at their first use: importing the package costs nothing."""
-    if name == "serve":
-        globals()[name] = _with_examples(name, _serving())
-        return globals()[name]
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
-        globals()[name] = _with_examples(name, value)
-        return value
-    if name in _OF_THE_BUS:
-        function = _of_the_default_bus(name)
-        globals()[name] = function
-        return function
     if name in ("load_ipython_extension", "unload_ipython_extension"):  # %load_ext mltrigger
         return getattr(importlib.import_module("mltrigger.notebook.magics"), name)
     if name in _ROOMS:
         return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
-    import difflib
-
-    near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
-    hint = f"; did you mean {near}?" if near else ""
-    raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
+    if name in _OF_THE_BUS:
+        value = _of_the_default_bus(name)
+    elif name == "serve":
+        value = _with_examples(name, _serving())
+    elif name in _HOME:
+        module = importlib.import_module(f"mltrigger.{_HOME[name]}")
+        value = _with_examples(name, getattr(module, name))
+    else:
+        near = importlib.import_module("difflib").get_close_matches(name, __dir__())
+        hint = " or ".join(map(repr, near))
+        hint = hint and f"; did you mean {hint}?"
+        raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

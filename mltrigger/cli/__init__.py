@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
-from mltrigger.cli.compare import add_commands as add_compare_commands
+from mltrigger.cli.completion import add_commands as add_completion_commands
 from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
+from mltrigger.cli.keeping import add_commands as add_keeping_commands
 from mltrigger.cli.label import add_commands as add_label_commands
-from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.metrics import add_commands as add_metrics_commands
 from mltrigger.cli.move import add_commands as add_move_commands
+from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
 from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
+from mltrigger.cli.reads import asking, attempts, listing
+from mltrigger.cli.repairs import letters, pausing
 from mltrigger.cli.serve import add_commands as add_serve_commands
+from mltrigger.cli.subscribed import add_url
 from mltrigger.cli.table import add_commands as add_table_commands
-from mltrigger.cli.versions import add_commands as add_version_commands
+from mltrigger.cli.versions import bindings, compare, lanes
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.text import one_line, redacted
 
@@ -47,13 +51,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.run is None:
         parser.print_help()
         return 0
+    with contextlib.suppress(AttributeError):  # not a file: a test looks at it
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        return int(given.run(given))
+        status = int(given.run(given))
+        sys.stdout.flush()
     except MltriggerError as error:
         print(f"mltrigger: {one_line(redacted(str(error)))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # the reader has seen enough; at its end Python would flush into the pipe again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 def demo(given: argparse.Namespace) -> int:
@@ -170,15 +182,19 @@ def doctor(given: argparse.Namespace) -> int:
     with connect(existing(given.url)) as bus:
         found = bus.doctor(given.subscription)
         balance = bus.audit()
+    wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
+    status = int(bool(len(wrong)) or "error" in set(found["severity"]))
+    if given.form != "table":
+        show(found, given.form)
+        return status
     for severity, about, check, finding, advice in found.itertuples(index=False):
         print(
             one_line(f"{severity!s:8}{about}: {check}: {finding}")
             + (f"\n        -> {one_line(advice)}" if advice else "")
         )
-    wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
     for name, missing, double, events in wrong.itertuples(index=False):
         print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
-    return int(bool(len(wrong)) or "error" in set(found["severity"]))
+    return status
 
 
 def aws(given: argparse.Namespace) -> int:
@@ -236,11 +252,12 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="command", title="commands")
     for add in (_add_demo, _add_tutorial, _add_publish, _add_worker, _add_doctor):
         add(commands)
+    for room in (listing, attempts, asking, letters, pausing, bindings, lanes, compare):
+        room.add_commands(commands)
     add_label_commands(commands)
-    add_version_commands(commands)
-    add_lane_commands(commands)
-    add_compare_commands(commands)
     add_case_commands(commands)
+    add_keeping_commands(commands)
+    add_completion_commands(commands, _parser)
     add_table_commands(commands)
     add_move_commands(commands)
     add_serve_commands(commands)
@@ -276,7 +293,7 @@ def _add_publish(commands: Any) -> None:
     added.add_argument("topic")
     added.add_argument("data", help="JSON, or - to read it from standard input")
     added.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
-    _add_url(added)
+    add_url(added)
     added.add_argument("--create", action="store_true", help="make the topic if it does not exist")
     for name, meaning in (
         ("type", "what happened"),
@@ -292,7 +309,7 @@ def _add_worker(commands: Any) -> None:
     added = commands.add_parser(
         "worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM"
     )
-    _add_url(added)
+    add_url(added)
     added.add_argument(
         "--subscription",
         action="append",
@@ -323,15 +340,10 @@ def _add_worker(commands: Any) -> None:
 
 def _add_doctor(commands: Any) -> None:
     added = commands.add_parser("doctor", help="advice with reasons, from measurements")
-    _add_url(added)
+    add_url(added)
     added.add_argument("--subscription", metavar="NAME", help="only about this one")
+    add_output(added)
     added.set_defaults(run=doctor)
-
-
-def _add_url(command: Any) -> None:
-    command.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
 
 
 if __name__ == "__main__":

@@ -12,16 +12,22 @@ from mltrigger.cli.parsing import filled
 from mltrigger.cli.reading import plain_warnings
 
 if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
     from mltrigger.handle import Subscription
+
+
+def add_url(added: Any) -> None:
+    """Add ``--url``."""
+    added.add_argument(
+        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
+    )
 
 
 def command(commands: Any, name: str, said: str, more: str | None = None) -> Any:
     """Add a command that takes the name of a subscription, and ``--url``."""
     added = commands.add_parser(name, help=said, description=said, epilog=more)
     added.add_argument("name", help="the subscription")
-    added.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
+    add_url(added)
     return added
 
 
@@ -49,10 +55,17 @@ def better(text: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def opened(given: argparse.Namespace) -> Iterator[Subscription]:
-    """Open the bus. Yield the subscription that a command names."""
+def on_bus(given: argparse.Namespace) -> Iterator[EventBus]:
+    """Open the bus of a command. It must exist."""
     from mltrigger.urls import connect, existing
 
     sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
     with plain_warnings(), connect(existing(given.url)) as bus:
+        yield bus
+
+
+@contextlib.contextmanager
+def opened(given: argparse.Namespace) -> Iterator[Subscription]:
+    """Open the bus. Yield the subscription that a command names."""
+    with on_bus(given) as bus:
         yield bus.subscription(given.name)

@@ -12,7 +12,7 @@ from mltrigger.store import corrections
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.keys import id_key
 from mltrigger.store.lanes import LaneRow, lanes_of
-from mltrigger.store.matching import Matching, is_in
+from mltrigger.store.matching import Matching, in_json, is_in
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader
 
@@ -95,7 +95,8 @@ def matching(
     if wanted.text is not None:
         columns = [*(table[name].tolist() for name in ("error", "subject", "event_id")), outputs]
         shown = list(zip(*columns, strict=True))
-        kept = [row for row in kept if is_in(wanted.text, shown[row])]
+        texts = {wanted.text, in_json(wanted.text)}
+        kept = [row for row in kept if any(is_in(text, shown[row]) for text in texts)]
     if limit is not None:
         kept = kept[-limit:] if limit else []
     rest = table.iloc[kept].reset_index(drop=True)

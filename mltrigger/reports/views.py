@@ -111,6 +111,13 @@ def matching(
     return frames.frame(log.matched(chosen, wanted, limit), schema)
 
 
+def recorded_after(log: Log, wanted: Matching, row: int) -> pd.DataFrame:
+    """Return each attempt that matches and was recorded after *row*, oldest first."""
+    return frames.frame(
+        log.matched_after(list(frames.INVOCATIONS), wanted, row), frames.INVOCATIONS
+    )
+
+
 def _columns(columns: Sequence[str] | None) -> list[str]:
     known = list(frames.INVOCATIONS)
     for name in columns or ():

@@ -15,6 +15,7 @@ from mltrigger.store.attempts import (
     COLUMNS,
     FROM,
     INVOKED,
+    NEWEST,
     given,
     running_of,
     settled_since,
@@ -180,6 +181,16 @@ class AttemptLog:
         """
         with self._pages(wanted) as pages:
             return pages.page(columns, before, limit, budget_s)
+
+    def newest_row(self) -> int:
+        """Return the number of the newest recorded attempt, 0 without one."""
+        ((row,),) = self._store.read(NEWEST)
+        return int(row)
+
+    def matched_after(self, columns: Sequence[str], wanted: Matching, row: int) -> list[Row]:
+        """Return the attempts that match and were recorded after *row*, oldest first."""
+        with self._pages(wanted) as pages:
+            return pages.after(columns, row)
 
     def matched(self, columns: Sequence[str], wanted: Matching, limit: int | None) -> list[Row]:
         """Return one row of *columns* an attempt that matches, as :meth:`invocations` does."""

@@ -60,6 +60,12 @@ BY_LOTS = f"""
 FROM lot l CROSS JOIN outcome o ON {_OUTCOME} AND o.lot_id = l.id {_DETAIL})
 """
 """Attempts in the order of their recording."""
+BY_EXCEPTIONS = f"""
+({ATTEMPT}, o.lot_id, l.n, o.place, o.outcome AS code
+FROM outcome o INDEXED BY outcome_exception CROSS JOIN lot l ON l.id = o.lot_id {_DETAIL}
+WHERE o.outcome <> 0)
+"""
+"""Attempts that did not go well, in the order of their recording."""
 # A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
 RUNNING = """
 (SELECT -1 AS id, seq, subscription_id, attempt, CAST(NULL AS BIGINT) AS model_version_id,

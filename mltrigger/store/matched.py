@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.store.archive import ARCHIVED
 from mltrigger.store.attempts import (
+    BY_EXCEPTIONS,
     BY_LOTS,
     COLUMNS,
     FROM,
@@ -16,6 +17,7 @@ from mltrigger.store.attempts import (
     settled_since,
     where_of,
 )
+from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.event_keys import Keys
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import OUTCOMES
@@ -32,7 +34,7 @@ _SHOWN = "i.output, i.error_type, i.error, e.subject, event_id(e.id)"
 _BOUNDARY = "SELECT coalesce(max(id), :row) FROM lot WHERE id <= :row"
 _OLDEST = "SELECT min(id) FROM lot"
 _SETTLED = "SELECT settled_us FROM lot WHERE id >= :row ORDER BY id LIMIT 1"
-_WITHIN = "i.lot_id >= :floor AND i.lot_id < :top AND i.id < :top"
+_WITHIN = "i.lot_id >= :floor AND i.lot_id < :top AND i.id < :top AND i.id > :after"
 _TALLY = """
 SELECT coalesce(sum(n), 0) FROM tally t JOIN subscription s ON s.id = t.subscription_id
 WHERE s.parent_id IS NULL
@@ -116,6 +118,13 @@ class Pages:
         rows = [row[: len(columns)] for row in found[:most][::-1]] + running
         return rows if limit is None else rows[-limit:] if limit else []
 
+    def after(self, columns: Sequence[str], row: int) -> list[Row]:
+        """Return all that match and were recorded after *row*, oldest first."""
+        walk, found = self._walk(columns, None, row), list[Row]()
+        while walk.is_under_way:
+            found += walk.step(_MOST)
+        return [each[: len(columns)] for each in reversed(found)]
+
     def count(self, at_most: int, budget_s: float | None) -> Counted:
         """Return the number of all. See :meth:`mltrigger.store.log.Log.count`."""
         if self._matching.is_plain and self._reader.query(_IS_WHOLE, {}) == [(1,)]:
@@ -150,13 +159,18 @@ class Pages:
         rows = running_of(self._reader, select, conditions.running, conditions.parameters)
         return [row[: len(columns)] for row in self._verified(rows, len(columns))[::-1]]
 
-    def _walk(self, columns: Sequence[str], before: int | None) -> _Walk:
+    def _walk(self, columns: Sequence[str], before: int | None, after: int = 0) -> _Walk:
         conditions = self._conditions
+        wanted = self._matching
+        is_exception = wanted.outcomes is not None and "succeeded" not in wanted.outcomes
+        # an answer that went well has no reason but one
+        is_exception |= wanted.reasons is not None and CORRECTED not in wanted.reasons
+        attempts = BY_EXCEPTIONS if is_exception else BY_LOTS
         where = where_of([*conditions.recorded, INVOKED, _WITHIN])
         sql = _Sql(
             self._select(columns),
-            f"{FROM.format(attempts=BY_LOTS)} {where}",
-            conditions.parameters,
+            f"{FROM.format(attempts=attempts)} {where}",
+            {**conditions.parameters, "after": after},
             len(columns),
             self._is_looked_at,
             lambda rows: self._verified(rows, len(columns)),
@@ -221,7 +235,7 @@ class _Walk:
         ((newest,),) = reader.query(NEWEST, {})
         ((oldest,),) = reader.query(_OLDEST, {})
         self.first = self.top = newest + 1 if before is None else min(before, newest + 1)
-        self._low = newest + 1 if oldest is None else int(oldest)
+        self._low = newest + 1 if oldest is None else max(int(oldest), sql.parameters["after"])
         since_us = sql.parameters["since_us"]
         if since_us is not None:
             # an attempt is received before it is settled

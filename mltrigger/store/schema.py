@@ -42,8 +42,11 @@ _NEW = {
     11: (("keyed", "turn", "pace"), ("lease ADD COLUMN by_key TEXT",)),
 }
 """The tables and columns of each version that the one before did not have."""
-_NEW_INDEXES = {9: ("CREATE INDEX subscription_parent",)}
-"""The indexes of new columns of old tables, by the version that lacks them."""
+_NEW_INDEXES = {
+    10: ("CREATE INDEX subscription_parent",),
+    12: ("CREATE INDEX outcome_exception",),
+}
+"""The indexes of old tables that the version before did not have."""
 _FIRST_BINDINGS = """
 INSERT INTO binding (subscription_id, number, kind, from_seq, selector, made_us, made_by)
 SELECT id, 0, 'bind', 0, selector, created_us, '' FROM subscription
@@ -63,7 +66,8 @@ def _bring_forward(connection: sqlite3.Connection, found: int) -> None:
     for column in (column for _, columns in new for column in columns):
         connection.execute(f"ALTER TABLE {column}")
     tables = [table for tables, _ in new for table in tables]
-    starts = ["CREATE VIEW", *_NEW_INDEXES.get(found, ())]
+    indexes = [index for version, of in _NEW_INDEXES.items() if version > found for index in of]
+    starts = ["CREATE VIEW", *indexes]
     for statement in map(str.strip, CREATE.split(";\n\n")):
         is_new = any(f"TABLE {t} (" in statement or f" ON {t} (" in statement for t in tables)
         if is_new or statement.startswith(tuple(starts)):

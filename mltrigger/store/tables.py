@@ -18,7 +18,7 @@ from mltrigger.store.outcomes import FINAL, OUTCOMES
 from mltrigger.store.tables_of_keys import KEYS
 from mltrigger.store.tables_of_versions import VERSIONS
 
-VERSION = 11
+VERSION = 12
 """The version of the schema below. A file with a later version is refused."""
 
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
@@ -268,6 +268,8 @@ CREATE TABLE outcome (
   output TEXT, -- NULL after a success: null, if detail has no longer one
   PRIMARY KEY (subscription_id, seq, attempt)
 ) WITHOUT ROWID;
+
+CREATE INDEX outcome_exception ON outcome (lot_id, place, outcome) WHERE outcome <> 0;
 
 CREATE TABLE detail (
   -- The columns that few attempts need.

@@ -221,6 +221,8 @@ SCHEMES = Adapters("scheme of models", GROUP, OWN, InvalidModel)
 def is_address(text: str) -> bool:
     """Whether *text* is the address of a model, not a selector or an import path.
 
+    ``models:read_page`` is an import path, ``models:/read_page`` an address.
+
     Examples
     --------
     >>> is_address("https://models.example/ocr"), is_address("ocr:1.0.0")
@@ -228,6 +230,8 @@ def is_address(text: str) -> bool:
     """
     found = _FORM.fullmatch(text)
     if found is None or _VERSION.fullmatch(found[2]):
+        return False
+    if found[1] == "models" and all(part.isidentifier() for part in found[2].split(".")):
         return False
     return found[2].startswith("/") or found[1].lower() in SCHEMES
 

@@ -15,7 +15,7 @@ import pytest
 import mltrigger as mt
 from mltrigger import cli
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_exit_statuses_are_documented_in_the_help_and_in_the_readme(
     assert run("--help") == 0
 
     assert "exit status: 0 done, 1 refused" in capsys.readouterr().out
-    assert "Exit status: 0 done, 1 refused" in README
+    assert "Exit status: 0 done, 1 refused" in PAGE
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from shared import is_settled, wait_until
 
 import mltrigger as mt
 from mltrigger.store import matched
+from mltrigger.store.corrections import Replacement
 from mltrigger.store.matching import Matching, folded
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES, ROLES
 from mltrigger.testing import SimulatedClock
@@ -244,10 +245,9 @@ def test_pages_put_together_are_all_that_match_and_the_newest_come_first(
 def test_page_of_a_cursor_stays_the_same_when_more_is_recorded(lived: mt.EventBus) -> None:
     first = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), limit=3)
     second = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
-    sub, n = lived.subscription("pages"), lived.log.tallies()[lived.spec("pages").id]["dead"]
-    sub.redrive()
-    sub.start()
-    wait_until(lambda: lived.log.tallies()[lived.spec("pages").id]["dead"] >= 2 * n)
+    more = lived.subscribe("more", answer, name="more", version="3.0.0", max_attempts=1)
+    lived.publish_batch("more", [{"n": 4, "say": "x"}] * 5)
+    wait_until(lambda: is_settled(more))
 
     again = lived.log.matching(COLUMNS, Matching(outcomes=("dead",)), first.next, limit=3)
     assert again.rows == second.rows
@@ -379,3 +379,21 @@ def test_many_that_match_are_read_by_columns_with_the_same_rows(
 
     for each, expected in zip(wanted, by_rows, strict=True):
         assert_frame_equal(lived.invocations("pages", **each), expected)
+
+
+def test_answer_that_was_replaced_is_found_as_it_is_shown(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = lived.subscription("pages")
+    before = sub.results(outcome="succeeded", version="1.0.0")
+    key = (before["event_id"][0], before["source"][0])
+    new = Replacement(model="pages", version="1.1.0", output='{"said": "Corrected"}', measures=None)
+    monkeypatch.setattr(lived.rollout.corrector, "replacements", lambda spec: {key: new})
+
+    assert list(sub.results(reason="corrected")["event_id"]) == [key[0]]
+    assert list(sub.results(text="corrECTED")["event_id"]) == [key[0]]
+    assert key[0] in set(sub.results(version="1.1.0")["event_id"])
+    assert list(sub.results(outcome="succeeded", version="1.0.0")["event_id"]) == [
+        *before["event_id"][1:]
+    ]
+    assert len(sub.results(outcome="succeeded", limit=2)) == 2

@@ -623,6 +623,8 @@ def test_an_address_can_be_tried_without_a_bus(shout: Any) -> None:
         ("ocr", False),
         ("ocr:0.0.0+abc", False),
         ("package.module:attribute", False),
+        ("models:read_page", False),
+        ("models:Reader.read", False),
     ],
 )
 def test_addresses_are_told_from_selectors_and_import_paths(text: str, expected: bool) -> None:

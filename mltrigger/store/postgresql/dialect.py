@@ -63,6 +63,7 @@ _FIXED = {
         "coalesce(c.last_seq, e.seq) ORDER BY e.topic_id, e.seq LIMIT 1"
     ),
     "INDEXED BY event_topic": "",
+    "INDEXED BY outcome_exception": "",
     **CONFLICTS,
 }
 _CROSS = re.compile(r"CROSS JOIN (\w+) (\w+)\s+ON ")

@@ -18,8 +18,10 @@ from mltrigger.store.postgresql.place import parts_of
 from mltrigger.store.postgresql.sessions import Sessions
 from mltrigger.store.postgresql.trouble import said
 
-STEPS: Mapping[int, Sequence[str]] = {}
-"""The statements that make the version after each one. There is only one version so far."""
+STEPS: Mapping[int, Sequence[str]] = {
+    11: ("CREATE INDEX outcome_exception ON outcome (lot_id, place, outcome) WHERE outcome <> 0",)
+}
+"""The statements that make the version after each one."""
 PATIENCE_S = 10.0
 """How long a step waits for somebody who reads a table."""
 _OWNER = """

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_why, better, command, opened
 from mltrigger.errors import NotFound, NotShipped
@@ -23,6 +24,7 @@ _VERSION = "1.1.0, a selector such as ocr:1.1, or the import path of a model"
 def add_commands(commands: Any) -> None:
     """Add the commands."""
     history = command(commands, "history", "which version answers, from which event on, and why")
+    add_output(history)
     history.set_defaults(run=_history)
     _add_promote(commands)
     _add_canary(commands)
@@ -101,8 +103,13 @@ def _add_canary(commands: Any) -> None:
 
 def _history(given: argparse.Namespace) -> int:
     with opened(given) as sub:
-        for bound in sub.history():
-            print(_line(bound))
+        found = sub.history()
+        table = found.frame()
+    if given.form != "table":
+        show(table, given.form)
+        return 0
+    for bound in found:
+        print(_line(bound))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_effects, add_why, command, opened
 from mltrigger.errors import NotFound
@@ -41,6 +42,7 @@ def add_commands(commands: Any) -> None:
     chosen = lanes.add_mutually_exclusive_group()
     chosen.add_argument("--stop", type=filled, metavar="LANE", help="begin no more calls in it")
     chosen.add_argument("--start", type=filled, metavar="LANE", help="go on with it")
+    add_output(lanes)
     lanes.set_defaults(run=_lanes)
 
 
@@ -80,6 +82,9 @@ def _lanes(given: argparse.Namespace) -> int:
             lane = _named(found, name)
             lane.stop() if given.stop else lane.start()
             print(_line(lane))
+            return 0
+        if given.form != "table":
+            show(found.frame(), given.form)
             return 0
         for lane in found:
             print(_line(lane))

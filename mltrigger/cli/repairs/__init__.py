@@ -1,0 +1,1 @@
+"""The commands that repair: dead letters again, or away, and subscriptions that pause."""

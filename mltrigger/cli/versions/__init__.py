@@ -1,0 +1,1 @@
+"""The commands about versions in production."""

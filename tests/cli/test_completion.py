@@ -1,0 +1,89 @@
+"""Completion: the script is run by a real bash, which offers commands, options and names."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mltrigger as mt
+from mltrigger import cli
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.needs("shtab")
+
+# As readline does: the words of the line, and which one the cursor is at.
+_ASK = """
+source ./script
+COMP_WORDS=(%s)
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+COMP_LINE="${COMP_WORDS[*]}"
+COMP_POINT=${#COMP_LINE}
+name="$(complete -p mltrigger | sed -E 's/.*-F ([^ ]+).*/\\1/')"
+"$name" mltrigger "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLTRIGGER_URL", raising=False)
+    with mt.connect("sqlite:///mltrigger.db") as bus:
+        bus.subscribe("documents", abs, name="reader", listen=False)
+        bus.subscribe("documents", abs, name="ranker", listen=False)
+    program = tmp_path / "bin" / "mltrigger"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m mltrigger "$@"\n')
+    program.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.needs("bash")
+def test_bash_completes_commands_options_choices_and_names(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (home / "script").write_text(capsys.readouterr().out)
+    env = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+
+    def offered(*words: str) -> set[str]:
+        line = " ".join(f"'{word}'" for word in ("mltrigger", *words))
+        done = subprocess.run(
+            ["bash", "-c", _ASK % line],
+            cwd=home,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not done.stderr, done.stderr
+        return set(done.stdout.split())
+
+    assert {"redrive", "resume", "results", "retain", "replay"} <= offered("re")
+    assert offered("dead") == {"dead-letters"}
+    assert {"--outcome", "--output"} <= offered("results", "--out")
+    assert {"table", "json", "csv"} <= offered("results", "-o", "")
+    assert offered("results", "r") >= {"reader", "ranker"}
+    assert offered("pause", "rea") == {"reader"}
+    assert "documents" in offered("publish", "doc")
+
+
+def test_zsh_has_a_script_with_the_names(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert cli.main(["completion", "zsh"]) == 0
+
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef mltrigger")
+    assert "_mltrigger_subscriptions" in script
+    assert "dead-letters" in script
+
+
+@pytest.mark.needs("zsh")
+def test_zsh_reads_its_script(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert cli.main(["completion", "zsh"]) == 0
+    (home / "_mltrigger").write_text(capsys.readouterr().out)
+
+    assert subprocess.run(["zsh", "-n", home / "_mltrigger"], check=False).returncode == 0
