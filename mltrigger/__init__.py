@@ -81,19 +81,16 @@ if TYPE_CHECKING:
     # For editors and type checkers: the functions below are the methods of a bus, with their
     # signatures.
     _bus = EventBus.__new__(EventBus)
-    alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
-    dashboard = _bus.dashboard
+    alias, audit, backup, cancel, wait = _bus.alias, _bus.audit, _bus.backup, _bus.cancel, _bus.wait
     doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
     invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
-    labels = _bus.labels
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
-    plot_latency, plot_outcomes = _bus.plot_latency, _bus.plot_outcomes
-    plot_throughput, plot_timeline = _bus.plot_throughput, _bus.plot_timeline
-    plot_trace = _bus.plot_trace
+    plot_latency, plot_outcomes, trace = _bus.plot_latency, _bus.plot_outcomes, _bus.trace
+    plot_throughput, plot_timeline, labels = _bus.plot_throughput, _bus.plot_timeline, _bus.labels
+    plot_trace, dashboard, topics = _bus.plot_trace, _bus.dashboard, _bus.topics
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
-    retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
-    subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
-    unsubscribe, wait = _bus.unsubscribe, _bus.wait
+    retain, subscribe, unsubscribe = _bus.retain, _bus.subscribe, _bus.unsubscribe
+    subscription, subscriptions, topic = _bus.subscription, _bus.subscriptions, _bus.topic
 
 _HOME = {
     "BindingConflict": "errors",

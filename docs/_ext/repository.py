@@ -64,7 +64,7 @@ def lead(app: Any, docname: str, content: list[str]) -> None:
 def _cockpit() -> str:
     """Return the pictures of the cockpit, one for each colour scheme."""
     return "".join(
-        f"```{{image}} pictures/cockpit-overview-{scheme}.png\n:class: only-{scheme}\n"
+        f"```{{image}} images/cockpit-{scheme}.png\n:class: only-{scheme}\n"
         ":alt: The cockpit: topics, subscriptions and versions, throughput and latency\n```\n\n"
         for scheme in ("light", "dark")
     )

@@ -1,5 +1,5 @@
 """Pictures of the cockpit in a real JupyterLab, light and dark:
-``python tests/helpers/cockpit_shots.py docs/pictures``.
+``python tests/helpers/cockpit_shots.py docs/images``.
 """
 
 from __future__ import annotations
@@ -89,10 +89,11 @@ def shoot(folder: Path) -> None:
                     page.get_by_role("button", name="Compare", exact=True).click()
                     page.locator(".mlt-flip").first.wait_for(timeout=30_000)
                 page.wait_for_timeout(800)
+                part = "" if tab == "Overview" else f"-{tab.lower()}"
                 box = cockpit.bounding_box()
                 assert box is not None
                 page.screenshot(
-                    path=folder / f"cockpit-{tab.lower()}-{name}.png",
+                    path=folder / f"cockpit{part}-{name}.png",
                     clip={**box, "height": min(box["height"], 1120)},
                 )
                 if tab == "Invocations":
