@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from brokers import SERVERS
 from databases import Postgres
+from documentation import PAGES, ROOT, blocks, close, named, run
 from model_servers import ModelServer, Request
-from pages import PAGES, ROOT, blocks, close, named, run
 
 import mltrigger as mt
 
