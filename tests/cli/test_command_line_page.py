@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("MLTRIGGER_URL", raising=False)
-    (tmp_path / "pages.py").write_text(
+    (tmp_path / "page_models.py").write_text(
         "import mltrigger as mt\n"
         "def read(page):\n"
         "    if page['n'] % 4 == 3:\n"
@@ -39,12 +39,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def read_better(page):\n"
         "    return read(page)\n"
     )
-    import pages  # type: ignore[import-not-found]
+    import page_models  # type: ignore[import-not-found]
 
     with mt.connect("sqlite:///mltrigger.db") as bus:
-        better: Any = mt.model("ocr", version="1.1.0")(pages.read_better)
+        better: Any = mt.model("ocr", version="1.1.0")(page_models.read_better)
         bus.register(better)
-        model = mt.model("ocr", version="1.0.0")(pages.read)
+        model = mt.model("ocr", version="1.0.0")(page_models.read)
         sub = bus.subscribe("pages", model, key="tenant", max_attempts=1)
         for n in range(12):
             bus.publish("pages", {"n": n, "tenant": "north" if n > 8 else "south"}, id=f"page-{n}")
