@@ -17,7 +17,7 @@ TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
 CELLS  := -p tests.helpers.light -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/helpers/nbval-sanitize.cfg \
 	tests notebooks
 # Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
-DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev locales mosquitto nodejs pgbouncer r-base-core r-cran-httr rabbitmq-server redis-server
+DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev locales mosquitto nodejs pgbouncer r-base-core r-cran-httr rabbitmq-server redis-server zsh
 # The wall clock of `make test-later`: 400 days ahead, in a zone with an odd offset and summer time.
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
@@ -79,7 +79,7 @@ $(VENV)/wall_clock.so: tests/helpers/wall_clock.c | $(BIN)/python
 	$(CC) -O2 -shared -fPIC -o $@ $< -ldl
 
 programs:            ## install the programs that tests drive: needs apt-get, and root
-	@for program in chromium cc go java mosquitto node npm pgbouncer rabbitmq-server redis-server Rscript; do command -v $$program >/dev/null || missing=1; done; \
+	@for program in chromium cc go java mosquitto node npm pgbouncer rabbitmq-server redis-server Rscript zsh; do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; fi
 	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
 
