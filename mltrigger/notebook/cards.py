@@ -25,6 +25,8 @@ _TEXT, _WHOLE = 80, 300
 _WORD = 24
 """Characters of a text that stays on one line."""
 _NUMBERS = "iuf"
+_EXACT = 2.0**53
+"""Up to here a float holds each whole number."""
 _STYLE = (
     "border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;"
     "max-width:100%;box-sizing:border-box;overflow-x:auto;"
@@ -139,9 +141,9 @@ def html(table: pd.DataFrame, kind: str) -> str | None:
     rows = table.tail(ROWS) if card.newest else table.head(ROWS)
     there = [name for name in card.columns if name in table.columns]
     mine = [name for name in there if not _is_empty(rows[name])]
-    shown = {name: card.columns[name] for name in mine or there}
+    shown: dict[Any, str] = {name: card.columns[name] for name in mine or there}
     if card.known is not None:
-        made = [str(name) for name in table.columns if name not in card.known]
+        made = [name for name in table.columns if name not in card.known]
         shown = _with_outputs(shown, [name for name in made if not _is_empty(rows[name])])
     extra = {"": [_range(row) for row in _records(rows)]} if kind == "latency" else {}
     title = esc(_title(card, len(table)))
@@ -151,7 +153,7 @@ def html(table: pd.DataFrame, kind: str) -> str | None:
     if len(table):
         parts.append(_table(rows, shown, _TEXT, extra))
         if set(table.columns) - set(shown) or _is_long(rows, shown):
-            whole = _table(rows, {str(name): str(name) for name in table.columns}, _WHOLE, {})
+            whole = _table(rows, {name: str(name) for name in table.columns}, _WHOLE, {})
             parts.append(_folded(f"all {len(table.columns)} columns", whole))
     # a card that is wider than the page scrolls, also by keys
     return (
@@ -166,18 +168,18 @@ def _title(card: Card, n: int) -> str:
     return f"{count(n, card.noun)}, the {'newest' if card.newest else 'first'} {ROWS} of them"
 
 
-def _with_outputs(shown: dict[str, str], made: Sequence[str]) -> dict[str, str]:
+def _with_outputs(shown: dict[Any, str], made: Sequence[Any]) -> dict[Any, str]:
     """Return the columns with those of outputs before the error, as in the frame after it."""
     error = {name: head for name, head in shown.items() if name == "error"}
     rest = {name: head for name, head in shown.items() if name != "error"}
-    return {**rest, **{name: name for name in made[:_OUTPUTS]}, **error}
+    return {**rest, **{name: str(name) for name in made[:_OUTPUTS]}, **error}
 
 
 def _is_empty(column: pd.Series[Any]) -> bool:
     return bool((column.isna() | (column == "")).all())
 
 
-def _is_long(rows: pd.DataFrame, shown: Mapping[str, str]) -> bool:
+def _is_long(rows: pd.DataFrame, shown: Mapping[Any, str]) -> bool:
     return any(
         isinstance(value, str) and len(value) > _TEXT for name in shown for value in rows[name]
     )
@@ -190,15 +192,12 @@ def _records(rows: pd.DataFrame) -> list[dict[Any, Any]]:
 
 def _table(
     rows: pd.DataFrame,
-    shown: Mapping[str, str],
+    shown: Mapping[Any, str],
     limit: int,
     pictures: Mapping[str, Sequence[str]],
 ) -> str:
     """Return the columns *shown* as a table. Numbers stand on the right, and are never cut."""
-    right = {
-        name: getattr(rows[name].dtype, "kind", "O") in _NUMBERS or name.endswith("_ms")
-        for name in shown
-    }
+    right = {name: getattr(rows[name].dtype, "kind", "O") in _NUMBERS for name in shown}
     head = "".join(
         f'<th scope="col" style="{_CELL}text-align:{"right" if right[name] else "left"};'
         f'opacity:.7;font-weight:normal">{esc(title)}</th>'
@@ -216,7 +215,7 @@ def _table(
     )
 
 
-def _cell(name: str, value: Any, right: bool, limit: int) -> str:
+def _cell(name: Any, value: Any, right: bool, limit: int) -> str:
     said = _said(name, value, limit)
     if right:
         style = f"{_CELL}text-align:right;white-space:nowrap"
@@ -228,7 +227,7 @@ def _cell(name: str, value: Any, right: bool, limit: int) -> str:
     return f'<td style="{style}">{sign}{esc(said)}</td>'
 
 
-def _said(name: str, value: Any, limit: int) -> str:
+def _said(name: Any, value: Any, limit: int) -> str:
     """Return a value in words."""
     import pandas as pd
 
@@ -237,14 +236,23 @@ def _said(name: str, value: Any, limit: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
-    if name.endswith("_ms"):
+        at = value if value.tzinfo is None else value.tz_convert("UTC")
+        return f"{at:%Y-%m-%d %H:%M:%S}{'' if value.tzinfo is None else ' UTC'}"
+    if isinstance(value, (int, float)) and str(name).endswith("_ms"):
         return f"{value:,.2f} ms"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.6g}"
+        return _number(value)
     return short(value, limit)
+
+
+def _number(value: float) -> str:
+    """Return a number with its digits before the point. Two large ones never look the same."""
+    if value.is_integer() and abs(value) <= _EXACT:
+        return f"{value:,.0f}"
+    said = f"{value:,.6g}"
+    return f"{value:,.2f}" if "e+" in said and abs(value) <= _EXACT else said
 
 
 def _folded(summary: str, inside: str) -> str:

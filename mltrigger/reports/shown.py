@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Mapping
@@ -31,8 +32,10 @@ def _html(ref: weakref.ref[pd.DataFrame], kind: str) -> str | None:
     table = ref()
     if table is None or not pd.get_option("display.notebook_repr_html"):
         return None
-    html: str | None = cards.html(table, kind) or pd.DataFrame._repr_html_(table)  # type: ignore[attr-defined]  # the stubs do not know it
-    return html
+    html: str | None = None
+    with contextlib.suppress(Exception):  # a value that the user put there may raise anything
+        html = cards.html(table, kind)
+    return html or pd.DataFrame._repr_html_(table)  # type: ignore[attr-defined]  # the stubs do not know it
 
 
 class Sentences(pd.DataFrame):

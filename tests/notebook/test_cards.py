@@ -190,3 +190,56 @@ def test_a_missing_value_is_an_empty_cell(bus: mt.EventBus) -> None:
     page = page_of(trace)
     assert "nan" not in page.lower()
     assert "<na>" not in page.lower()
+
+
+def test_an_output_with_the_name_of_a_time_may_be_anything(bus: mt.EventBus) -> None:
+    given = [{"took_ms": "fast"}, {"took_ms": {"a": 1}}, {"took_ms": 3.5}, {"took_ms": None}]
+    sub = bus.subscribe("timed", mt.model(lambda page: page, name="timed", version="1.0.0"))
+    sub.fire(given, progress=False)
+
+    page = page_of(sub.results())
+
+    assert ">fast<" in page and ">3.50 ms<" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (12_345_678.0, "12,345,678"),
+        (1_234_567.891, "1,234,567.89"),
+        (0.1234567, "0.123457"),
+        (2.5, "2.5"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_a_large_number_keeps_its_digits(bus: mt.EventBus, number: float, said: str) -> None:
+    sub = bus.subscribe("sums", mt.model(lambda page: page, name="sums", version="1.0.0"))
+    sub.fire([{"total": number}, {"total": 0.5}], progress=False)
+
+    assert f">{said}<" in page_of(sub.results())
+
+
+def test_a_frame_that_was_changed_in_place_still_has_a_picture(sub: mt.Subscription) -> None:
+    table = sub.invocations()
+    table[0] = 1
+    table["total_ms"] = "soon"
+    table["settled_at"] = table["settled_at"].dt.tz_convert("Asia/Tokyo")
+    at = table["settled_at"].iloc[-1].tz_convert("UTC")
+
+    page = page_of(table)
+
+    assert "6 attempts" in page and ">soon<" in page
+    assert f"{at:%H:%M:%S} UTC" in page
+
+
+def test_a_value_that_cannot_be_compared_leaves_a_plain_table(sub: mt.Subscription) -> None:
+    class Never:
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("no")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    table = sub.invocations()
+    table["error"] = [Never()] * len(table)
+
+    assert 'class="dataframe"' in page_of(table)
