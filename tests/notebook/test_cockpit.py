@@ -16,7 +16,9 @@ import mltrigger as mt
 from mltrigger.notebook.cockpit import images
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
 from mltrigger.notebook.cockpit.answering import MOST_BYTES
+from mltrigger.notebook.cockpit.figures import Columns, figures
 from mltrigger.notebook.cockpit.pool import MOST_WAITING, Pool
+from mltrigger.store.glance import Attempt
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[31m"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 64
@@ -106,6 +108,14 @@ def test_latency_says_the_same_as_the_frame(bus: mt.EventBus, front: Front) -> N
     ecdf = front.state["latency"]["ecdf"][0]
     assert ecdf["ms"] == sorted(ecdf["ms"])
     assert (ecdf["share"][-1], ecdf["count"], len(ecdf["ms"])) == (1.0, 20, 20)
+
+
+def test_latency_over_time_is_that_of_the_whole_way() -> None:
+    waited = Attempt(1, 0, 7, 5_000_000, 0, 0, 4_000_000, 5_000_000)
+    (lines,) = figures(Columns.of([waited]), {7: "1.0.0"})["latency"]["over_time"][
+        "versions"
+    ].values()
+    assert lines == {"p50_ms": [5000.0], "p95_ms": [5000.0]}
 
 
 def test_the_generation_rises_when_something_is_recorded(bus: mt.EventBus, front: Front) -> None:
@@ -244,6 +254,66 @@ def test_every_attempt_is_there_and_a_redrive_shows_its_data(
     found = front.ask("row", seq=row["seq"], attempt=2, subscription="pages")
     assert [a["attempt"] for a in found["attempts"]] == [1, 2]
     assert json.loads(found["payload"]) == {"n": 3, "bad": True}
+
+
+def test_a_row_of_a_lane_opens_its_own_attempt(bus: mt.EventBus, front: Front) -> None:
+    for version in ("2.0.0", "3.0.0"):
+        bus.register(mt.model("read", version=version)(lambda page, by=version: {"by": by}))
+        bus.subscription("pages").replay(version)
+    until_settled(bus)
+    wait_until(lambda: len(front.rows(role="replay")) == 40)
+
+    dead = front.rows(outcome="dead")[0]["seq"]
+    rows = [row for row in front.rows(role="replay") if row["seq"] == dead]
+
+    opened = [
+        front.ask(
+            "row", seq=dead, attempt=1, subscription="pages", role="replay", version=row["version"]
+        )
+        for row in rows
+    ]
+    assert [json.loads(found["output"]) for found in opened] == [
+        {"by": row["version"]} for row in rows
+    ]
+    assert len({row["version"] for row in rows}) == 2
+    assert {(found["error"], found["traceback"]) for found in opened} == {("", "")}
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "editable"),
+    [
+        (b"plain\ttext\n", "text/plain", True),
+        ("caf\u00e9".encode("latin-1"), "text/plain; charset=latin-1", False),
+        (b"bell \x07", "text/plain", False),
+        (b"\x00", "application/octet-stream", False),
+    ],
+)
+def test_only_data_that_are_shown_as_they_are_can_be_edited(
+    bus: mt.EventBus, front: Front, data: bytes, media_type: str, editable: bool
+) -> None:
+    bus.publish("texts", mt.Event(data, datacontenttype=media_type))
+    until_settled(bus)
+    row = front.rows(subscription="lengths")[0]
+    found = front.ask("row", seq=row["seq"], attempt=1, subscription="lengths")
+    assert found["editable"] is editable
+
+
+def test_the_last_choice_wins(bus: mt.EventBus, front: Front, monkeypatch: Any) -> None:
+    go, spec = threading.Event(), bus.spec
+
+    def slow(name: str) -> Any:
+        if name == "pages":
+            go.wait(10)
+        return spec(name)
+
+    monkeypatch.setattr(bus, "spec", slow)
+    first = front.begin("choose", {"subscription": "pages"})
+    last = front.begin("choose", {"subscription": "lengths"})
+    front.ask("rows", filter={}, limit=1)  # other questions are answered meanwhile
+    go.set()
+    for number in (first, last):
+        front.end(number)
+    assert front.state["chosen"] == "lengths"
 
 
 @pytest.mark.parametrize(

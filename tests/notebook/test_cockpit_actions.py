@@ -125,6 +125,26 @@ def test_redrive_with_edited_data_reaches_the_model(bus: mt.EventBus, front: Fro
     assert '{"n":99}' in bus.subscription("pages").invocations()["output"].tolist()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"n": 12345678901234567890}', '{"n": 1.0}', '{"n": 0.1000000000000000055}', "null", '"x"'],
+)
+def test_edited_data_are_sent_as_they_were_written(front: Front, text: str) -> None:
+    value = json.loads(text)
+    redrive = front.act("redrive", go=False, seq=dead(front)["seq"], json=text)
+    assert f"data={written(value)})" in redrive["code"]
+    fire = front.act("fire", go=False, json=text)
+    assert f'.publish("pages", {written(value)})' in fire["code"]
+
+
+@pytest.mark.parametrize("text", ["{broken", "NaN", "[" * 10_000, "1 2"])
+def test_text_that_is_no_json_is_refused(front: Front, text: str) -> None:
+    row = dead(front)
+    for action in ("redrive", "fire"):
+        with pytest.raises(Refused, match="no JSON"):
+            front.act(action, go=False, seq=row["seq"], json=text)
+
+
 def test_data_that_do_not_fit_the_schema_are_refused_before(url: str) -> None:
     pytest.importorskip("pydantic")
     with mt.connect(url) as bus:
@@ -195,6 +215,19 @@ def test_bulk_redrive_takes_all_that_match_at_a_rate(bus: mt.EventBus, front: Fr
     assert len(bus.subscription("pages").invocations()) == 24
     with pytest.raises(Refused, match="matches the filter"):
         front.act("bulk_redrive", filter={"text": "nothing like that"})
+
+
+@pytest.mark.parametrize("action", ["bulk_discard", "bulk_redrive"])
+def test_more_events_than_were_confirmed_are_left_alone(
+    bus: mt.EventBus, front: Front, action: str
+) -> None:
+    args = {"filter": {}, "reason": "known"}
+    n = front.act(action, go=False, **args)["number"]
+    bus.fire("pages", PAGES, progress=False)
+    with pytest.raises(Refused, match="8 events match by now, and 4 were confirmed"):
+        front.ask("act", action=action, args=args, go=True, number=n)
+    assert len(bus.subscription("pages").dead_letters()) == 8
+    assert front.ask("act", action=action, args=args, go=True, number=8)["done"]
 
 
 def test_bulk_discard_keeps_to_the_filter(bus: mt.EventBus, front: Front) -> None:

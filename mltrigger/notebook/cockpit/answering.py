@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import InvalidEvent, NotFound, silently
-from mltrigger.notebook.cockpit.actions.base import Action, Desk, answered
+from mltrigger.notebook.cockpit.actions.base import Action, Desk, Prepared, answered
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
 from mltrigger.notebook.cockpit.code import Script, Step, call
 from mltrigger.notebook.cockpit.comparing import compared
@@ -23,14 +23,15 @@ from mltrigger.notebook.cockpit.pool import Pool
 from mltrigger.notebook.cockpit.recording import Recording
 from mltrigger.notebook.cockpit.rows import page
 from mltrigger.notebook.cockpit.texts import sentence
-from mltrigger.text import short
+from mltrigger.text import count, short
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
 
 MOST_BYTES = 1024 * 1024
 """The largest question."""
-_READERS, _DOERS = 2, 2
+_READERS, _DOERS, _CHOOSERS = 2, 2, 1
+"""Choices are made one after the other: the last one wins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Answerer:
     def __init__(self, parts: Parts, read_only: bool) -> None:
         self._parts, self._read_only = parts, read_only
         self.recording, self._sent = Recording(), False
-        self._readers, self._doers = Pool(_READERS), Pool(_DOERS)
+        self._readers, self._doers, self._choosers = map(Pool, (_READERS, _DOERS, _CHOOSERS))
         self._asks: Mapping[str, Callable[[Given], dict[str, Any]]] = {
             "choose": self._choose,
             "rows": self._rows,
@@ -125,8 +126,8 @@ class Answerer:
 
     def close(self) -> None:
         """Answer nothing more. Idempotent."""
-        self._readers.close()
-        self._doers.close()
+        for pool in (self._readers, self._doers, self._choosers):
+            pool.close()
 
     # -- the questions -----------------------------------------------------------------------------
 
@@ -142,7 +143,8 @@ class Answerer:
 
     def _row(self, given: Given) -> dict[str, Any]:
         spec = self._parts.desk().spec(given)
-        return detail(self._parts.bus, spec, given.whole("seq"), given.whole("attempt"))
+        lane = given.text_or_none("role"), given.text_or_none("version")
+        return detail(self._parts.bus, spec, given.whole("seq"), given.whole("attempt"), lane)
 
     def _act(self, given: Given) -> dict[str, Any]:
         action = _action(given.raw("action"))
@@ -153,6 +155,7 @@ class Answerer:
         prepared = action.prepare(desk, given.inner("args"))
         if not go:
             return answered(prepared, False)
+        _check_number(prepared, given)
         wait = self._wait(desk)
         result = desk.run(prepared.script)
         self.recording.add(prepared.script, wait)
@@ -174,7 +177,9 @@ class Answerer:
 
     def _pool(self, what: Any, args: Any) -> Pool | None:
         """Return the pool for a question, None to answer it here."""
-        if what in ("choose", "rows", "row"):
+        if what == "choose":
+            return self._choosers
+        if what in ("rows", "row"):
             return self._readers
         if what not in ("compare", "act"):
             return None
@@ -193,6 +198,15 @@ def _action(name: Any) -> Action:
     if not isinstance(name, str) or name not in ACTIONS:
         raise NotFound.of("action", short(name), ACTIONS)
     return ACTIONS[name]
+
+
+def _check_number(prepared: Prepared, given: Given) -> None:
+    """Refuse an action on more events than were confirmed: others came meanwhile."""
+    n = prepared.number
+    if n is not None and "number" in given and n > (confirmed := given.whole("number")):
+        raise InvalidEvent(
+            f"{count(n, 'event')} match by now, and {confirmed:,} were confirmed: confirm again"
+        )
 
 
 def _check_size(args: Any) -> None:

@@ -32,8 +32,17 @@ class Gone(NotFound):
     """The event of a row was deleted meanwhile."""
 
 
-def detail(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, Any]:
+def detail(
+    bus: EventBus,
+    spec: SubscriptionSpec,
+    seq: int,
+    attempt: int,
+    lane: tuple[str | None, str | None] = (None, None),
+) -> dict[str, Any]:
     """Return everything about one attempt and its event as JSON values.
+
+    *lane* is the role and the version of the attempt. Lanes count attempts of their own. ``None``
+    means any.
 
     Nothing of an event is run or fetched. Only an image is shown, and an object of a watched
     folder, if it is one.
@@ -51,12 +60,14 @@ def detail(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dic
             _COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES
         )
     ]
-    own = next((row for row in attempts if row["attempt"] == attempt), None)
-    traceback = (own and own["traceback"]) or (letters[0].traceback if letters else None)
+    own = next((row for row in attempts if _is_meant(row, attempt, lane)), None)
+    traceback = own and own["traceback"]
+    if letters and (own is None or own["outcome"] == "dead"):
+        traceback = traceback or letters[0].traceback
     return {
         "payload": _text(raw, media_type),
         "media_type": short(media_type or "application/json"),
-        "editable": _is_text(media_type) and len(raw) <= WHOLE,
+        "editable": _is_editable(raw, media_type),
         "image": data_url(raw) or _object(bus, spec, seq),
         "output": bounded((own and own["output"]) or ""),
         "error": bounded(failed(own["error_type"], own["error"], own["reason"]) if own else ""),
@@ -97,6 +108,22 @@ def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
 
 def _is_text(media_type: str | None) -> bool:
     return is_json(media_type) or (media_type or "").startswith("text/")
+
+
+def _is_meant(row: dict[str, Any], attempt: int, lane: tuple[str | None, str | None]) -> bool:
+    role, version = lane
+    return bool(
+        row["attempt"] == attempt
+        and role in (None, row["role"])
+        and version in (None, visible(row["version"] or ""))
+    )
+
+
+def _is_editable(raw: bytes, media_type: str | None) -> bool:
+    """Whether the shown text is the payload. A text that is shown otherwise would be changed."""
+    if len(raw) > WHOLE or not _is_text(media_type):
+        return False
+    return is_json(media_type) or _text(raw, media_type).encode() == raw
 
 
 def _text(raw: bytes, media_type: str | None) -> str:

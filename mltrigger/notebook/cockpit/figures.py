@@ -216,16 +216,16 @@ def _ecdf(stage: str, name: str, ran: Times) -> dict[str, Any]:
 def _over_time(
     of: Columns, shown: Sequence[tuple[str, int]], step_us: int, start_us: int, place: Numbers
 ) -> dict[str, Any]:
-    """Return the quantiles of the model's time in each bin, None where it never ran."""
+    """Return the quantiles of the total time in each bin, None where no model ran."""
     import numpy as np
 
     n, versions = int(place.max()) + 1, {}
     for name, number in shown:
-        ours = (of.version == number) & ~np.isnan(of.model)
+        ours = (of.version == number) & ~np.isnan(of.total)
         if not ours.any():
             continue
         lines: dict[str, list[float | None]] = {"p50_ms": [None] * n, "p95_ms": [None] * n}
-        places, times = place[ours], of.model[ours]
+        places, times = place[ours], of.total[ours]
         for at in np.unique(places).tolist():
             p50, p95 = np.quantile(times[places == at], (0.5, 0.95)).tolist()
             lines["p50_ms"][at], lines["p95_ms"][at] = rounded(p50), rounded(p95)

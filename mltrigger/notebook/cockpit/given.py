@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS
 from mltrigger.text import short
 
 MOST_CHARACTERS = 2_000
@@ -37,6 +39,10 @@ class Given:
 
     def __contains__(self, name: str) -> bool:
         return self._args.get(name) is not None
+
+    def has(self, name: str) -> bool:
+        """Whether the argument *name* is there. It may be ``null``."""
+        return name in self._args
 
     def text(self, name: str, most: int = MOST_CHARACTERS) -> str:
         """Return a text that is not empty."""
@@ -91,6 +97,14 @@ class Given:
         """Return the arguments inside the argument *name*."""
         return Given(self._args.get(name))
 
+    def json(self, name: str) -> Any:
+        """Return the value of a text of JSON. Each number stays as it is written."""
+        text = self.text(name, MOST_DATA_CHARACTERS)
+        try:
+            return json.loads(text, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise InvalidEvent(f"this is no JSON: {short(str(error), 200)}") from None
+
     def raw(self, name: str) -> Any:
         """Return an argument as it came."""
         return self._args.get(name)
@@ -98,6 +112,10 @@ class Given:
     def names(self) -> list[str]:
         """Return the names of the arguments that are set."""
         return [name for name, value in self._args.items() if value not in (None, "", [])]
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def filters(given: Given, names: tuple[str, ...]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def fire(desk: Desk, given: Given) -> Prepared:
 
 
 def _sample(desk: Desk, given: Given, spec: SubscriptionSpec) -> tuple[Event, str]:
+    if "json" in given:
+        return Event(given.json("json")), "the data"
     if "data" in given:
         return Event(given.raw("data")), "the data"
     if desk.sample is not None:

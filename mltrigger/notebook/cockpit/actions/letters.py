@@ -151,7 +151,7 @@ def _needed(desk: Desk, event_id: str, source: str) -> str | None:
 
 def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]:
     """Return edited data that fit the schema of the version, and a remark about that."""
-    if "data" not in given:
+    if not given.has("data") and "json" not in given:
         return UNCHANGED, ""
     data = _parsed(desk, spec, given)
     raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
@@ -172,7 +172,9 @@ def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]
 
 
 def _parsed(desk: Desk, spec: SubscriptionSpec, given: Given) -> Any:
-    """Return the data that the view sends: a value of JSON, or the text of another payload."""
+    """Return the data that the view sends: JSON as text or value, or the text of other data."""
+    if "json" in given:
+        return given.json("json")
     data = given.raw("data")
     if not isinstance(data, str):
         return data
