@@ -42,6 +42,19 @@ class Chosen(NamedTuple):
         """The name of a subscription, or words for all of them."""
         return "all subscriptions" if self.spec is None else self.spec.name
 
+    @property
+    def versions(self) -> list[str]:
+        """The versions that are asked for, as they were given."""
+        if self.version is None:
+            return []
+        given = [self.version] if isinstance(self.version, str) else self.version
+        return [str(name) for name in given]
+
+    @property
+    def names_models(self) -> bool:
+        """Whether a version is given with its model, as in ``ocr:1.0.0``."""
+        return any(":" in name for name in self.versions)
+
 
 def drawing() -> types.ModuleType:
     """Return the functions that draw."""
@@ -94,7 +107,7 @@ def trace(table: pd.DataFrame, event: Any, ax: Axes | None) -> Axes:
 
 def _times(chosen: Chosen) -> pd.DataFrame:
     """Return the columns ``series``, ``n`` and ``*_ms``, from lots where these are large."""
-    if chosen.spec is not None and chosen.role is None:
+    if chosen.spec is not None and chosen.role is None and not chosen.names_models:
         since_us = moment_us(chosen.since, chosen.log.now_us())
         found = chosen.log.latencies(chosen.spec.id, since_us)
         if found is not None:
@@ -105,7 +118,8 @@ def _times(chosen: Chosen) -> pd.DataFrame:
 def _series(chosen: Chosen, columns: Sequence[str]) -> pd.DataFrame:
     """Return *columns* of the attempts, and ``series``, the subscription and the version."""
     of_one = chosen.spec is not None
-    named = ("version",) if of_one else ("subscription", "version")
+    named = ["version"] if of_one else ["subscription", "version"]
+    named += ["model"] if chosen.names_models else []
     table = views.invocations(
         chosen.log,
         chosen.spec.id if chosen.spec is not None else None,
@@ -124,13 +138,16 @@ def _of_versions(chosen: Chosen, table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the versions that are asked for."""
     if chosen.version is None:
         return table
-    given = [chosen.version] if isinstance(chosen.version, str) else chosen.version
-    wanted = [str(name).rpartition(":")[2] for name in given]
     known = {version.version for version in chosen.registry.versions()}
-    for name in wanted:
-        if name not in known:
-            raise NotFound.of("version", name, sorted(known))
-    return table[table["series"].isin(wanted)]
+    exact = {str(version) for version in chosen.registry.versions()}
+    for name in chosen.versions:
+        if name not in known | exact:
+            raise NotFound.of("version", name, sorted(exact if ":" in name else known))
+    found = table["series"].isin(chosen.versions)
+    if chosen.names_models:
+        named = table["model"].astype(object).str.cat(table["series"].astype(object), sep=":")
+        found |= named.isin(chosen.versions)
+    return table[found]
 
 
 @brief_errors

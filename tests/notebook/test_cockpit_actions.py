@@ -217,6 +217,13 @@ def test_bulk_redrive_takes_all_that_match_at_a_rate(bus: mt.EventBus, front: Fr
         front.act("bulk_redrive", filter={"text": "nothing like that"})
 
 
+def test_all_dead_letters_are_counted_without_reading_them(
+    bus: mt.EventBus, front: Front, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(bus.log, "dead_letters", None)
+    assert front.act("bulk_discard", go=False, filter={}, reason="known")["number"] == 4
+
+
 @pytest.mark.parametrize("action", ["bulk_discard", "bulk_redrive"])
 def test_more_events_than_were_confirmed_are_left_alone(
     bus: mt.EventBus, front: Front, action: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -230,6 +231,28 @@ def test_filters_are_those_of_the_frames(lived: mt.Subscription) -> None:
     assert sum(bar.get_width() for bar in axes.patches) == len(
         lived.invocations(since="30s").query("version == '1.1.0'")
     )
+
+
+def test_a_version_with_its_model_is_that_of_no_other_model() -> None:
+    with mt.connect("memory://") as bus:
+        for name in ("fraud", "ocr"):
+            bus.subscribe("pages", mt.model(name, version="1.0.0")(lambda page: page), name=name)
+        bus.fire("pages", [1, 2, 3], progress=False)
+
+        for draw in (bus.plot_outcomes, bus.plot_latency, bus.plot_throughput, bus.plot_timeline):
+            said = texts(draw(version="ocr:1.0.0"))
+            assert any(re.match("3 (attempts|calls)", text) for text in said)
+            assert "fraud 1.0.0" not in said
+        both = texts(bus.plot_outcomes(version=["ocr:1.0.0", "1.0.0"]))
+        assert {"ocr 1.0.0", "fraud 1.0.0"} <= set(both)
+        assert "no attempt yet" in texts(
+            bus.subscription("ocr").plot_outcomes(version="fraud:1.0.0")
+        )
+        assert "3 calls that ended" in texts(
+            bus.subscription("ocr").plot_latency(version="ocr:1.0.0")
+        )
+        with pytest.raises(mt.NotFound, match=r"did you mean 'ocr:1\.0\.0'"):
+            bus.plot_latency(version="ocr:1.0.1")
 
 
 def test_a_bus_draws_its_subscriptions_beside_each_other(lived: mt.Subscription) -> None:
