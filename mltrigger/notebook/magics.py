@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mltrigger.handle import Subscription
 
-_NEWEST = 10
+_NEWEST, _MOST = 10, 2**63
 _ID = "mltrigger"
 _TEXTS = ("name", "version", "emit", "start", "filter_scope", "key", "priority", "since", "bus")
 """Options whose value is a text, even one that looks like a number."""
@@ -82,7 +82,7 @@ class BusMagics(Magics):
         if len(places) > 1:
             raise UsageError(f"%events needs one topic, or none, got {len(places)}")
         limit = options.get("n", _NEWEST)
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit < _MOST:
             raise UsageError(f"-n must be a number of events from 1 on, got {limit!r}")
         bus = self._bus(options.get("bus"))
         return bus.events(*places, limit=limit, since=options.get("since"))
@@ -136,14 +136,23 @@ def parsed(magic: str, line: str, known: tuple[str, ...]) -> tuple[list[str], di
         if name not in known:
             raise UsageError(str(NotFound.of(f"option of {magic}", name, known)))
         if not given:
-            if name == "rebind" or (name == "listen" and not words):
+            if name == "rebind" or (name == "listen" and not _is_number(words[:1])):
                 options[name] = True
                 continue
-            if not words:
+            if not words or _is_option(words[0], known):
                 raise UsageError(f"{magic}: --{name.replace('_', '-')} needs a value")
             value = words.pop(0)
         options[name] = value if name in _TEXTS else _value(value)
     return places, options
+
+
+def _is_number(words: list[str]) -> bool:
+    return bool(words) and isinstance(_value(words[0]), (int, float))
+
+
+def _is_option(word: str, known: tuple[str, ...]) -> bool:
+    name = word.removeprefix("--").partition("=")[0].replace("-", "_").removeprefix("no_")
+    return word.startswith("--") and name in known
 
 
 def _value(text: str) -> Any:

@@ -95,6 +95,15 @@ def test_a_bus_in_a_variable_is_named(shell: InteractiveShell) -> None:
             shell.run_line_magic("events", "--bus mien")
 
 
+@pytest.mark.parametrize("line", ["--listen pages", "pages --listen", "pages --listen 2"])
+def test_listen_takes_a_number_and_never_the_topic(
+    shell: InteractiveShell, bus: mt.EventBus, line: str
+) -> None:
+    sub: Any = shell.run_cell_magic("on", line, READ)
+
+    assert sub.topic == "pages"
+
+
 @pytest.mark.parametrize(
     ("line", "cell", "said"),
     [
@@ -104,6 +113,7 @@ def test_a_bus_in_a_variable_is_named(shell: InteractiveShell) -> None:
         ("pages more", READ, "got 2"),
         ("pages --tiemout-s 3", READ, "did you mean 'timeout_s'"),
         ("pages --version", READ, "--version needs a value"),
+        ("pages --name --version 1.0.0", READ, "--name needs a value"),
         ("pages 'open", READ, "No closing quotation"),
         ("pages", f"import mltrigger as mt\n@mt.subscribe('pages', name='a')\n{READ}", "leave out"),
     ],
@@ -136,6 +146,8 @@ def test_events_shows_the_newest(shell: InteractiveShell, bus: mt.EventBus) -> N
     assert shell.run_line_magic("events", "texts --since 1h")["data"].tolist() == ['"x"']
     with pytest.raises(mt.NotFound, match="'pages'"):
         shell.run_line_magic("events", "pagse")
+    with pytest.raises(UsageError, match="from 1 on"):
+        shell.run_line_magic("events", f"-n {2**63}")
     with pytest.raises(UsageError, match="from 1 on"):
         shell.run_line_magic("events", "-n many")
 
