@@ -201,8 +201,8 @@ def _action(name: Any) -> Action:
 
 
 def _check_number(prepared: Prepared, given: Given) -> None:
-    """Refuse an action on more events than were confirmed: others came meanwhile."""
-    n = prepared.number
+    """Refuse to put away more events than were confirmed: others came meanwhile."""
+    n = prepared.number if prepared.exact else None
     if n is not None and "number" in given and n > (confirmed := given.whole("number")):
         raise InvalidEvent(
             f"{count(n, 'event')} match by now, and {confirmed:,} were confirmed: confirm again"

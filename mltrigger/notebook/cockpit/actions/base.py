@@ -87,13 +87,15 @@ class Desk:
 class Prepared:
     """An action that is ready: its code, its sentences before and after, and its number.
 
-    ``told`` makes the sentence after it from the result.
+    ``told`` makes the sentence after it from the result. ``exact`` refuses more events than were
+    confirmed.
     """
 
     script: Script
     says: str
     number: int | None = None
     confirm: bool = False
+    exact: bool = False
     told: Callable[[Any], str] = repr
 
 

@@ -119,6 +119,7 @@ def bulk_discard(desk: Desk, given: Given) -> Prepared:
         f"Puts {count(n, 'dead letter')} of {spec.name} away for good.",
         n,
         confirm=True,
+        exact=True,
     )
 
 

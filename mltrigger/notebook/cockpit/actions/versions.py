@@ -160,7 +160,8 @@ def report(desk: Desk, given: Given) -> Prepared:
     name = f"{spec.name}-{old}-{new}.html".replace("+", "-").replace(":", "-").replace("@", "-")
     return Prepared(
         desk.on(spec, one(call(call(SUB, "compare", old, new, by=by), "to_html", name))),
-        f"Writes the comparison of {old} and {new} to {name}, in the folder of the kernel.",
+        f"Writes the comparison of {old} and {new} to {name}, in the folder of the kernel. A file"
+        " of that name is replaced.",
         told=lambda where: f"Wrote {where}.",
     )
 
