@@ -231,13 +231,14 @@ def _said(name: Any, value: Any, limit: int) -> str:
     """Return a value in words."""
     import pandas as pd
 
+    from mltrigger.reports.shown import moment
+
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, pd.Timestamp):
-        at = value if value.tzinfo is None else value.tz_convert("UTC")
-        return f"{at:%Y-%m-%d %H:%M:%S}{'' if value.tzinfo is None else ' UTC'}"
+        return moment(value)
     if isinstance(value, (int, float)) and str(name).endswith("_ms"):
         return f"{value:,.2f} ms"
     if isinstance(value, int):

@@ -106,28 +106,44 @@ class DeadLetters(pd.DataFrame):
             if len(self) > self._SHOWN
             else ""
         )
-        entries = [
-            _letter(row)
-            for row in pd.DataFrame(self)[list(self._READ)].head(self._SHOWN).to_dict("records")
-        ]
+        few = pd.DataFrame(self)[list(self._READ)].head(self._SHOWN).to_dict("records")
+        entries = [_letter(row) for row in few]
         return letters(count(len(self), "dead letter"), entries, rest)
+
+
+def moment(at: Any) -> str:
+    """Return a time in words: in UTC, if its zone is known. Anything else is its text."""
+    if not isinstance(at, pd.Timestamp):
+        return str(at)
+    if at.tzinfo is None:
+        return f"{at:%Y-%m-%d %H:%M:%S}"
+    return f"{at.tz_convert('UTC'):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether *value* is a missing one. A list that a user put there is none."""
+    return value is None or bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def _attempts(n: Any) -> str:
+    return count(n, "attempt") if isinstance(n, int) else str(n)
 
 
 def _letter(row: Mapping[Any, Any]) -> tuple[str, str, str, list[tuple[str, str]]]:
     """Return a dead letter as :func:`mltrigger.text.letters` shows it."""
-    known = {name: value for name, value in row.items() if not pd.isna(value)}
+    known = {name: value for name, value in row.items() if not _is_missing(value)}
     about = known.get("subject") or known["event_id"]
-    at = f"{known['dead_at']:%Y-%m-%d %H:%M:%S} UTC" if "dead_at" in known else ""
+    at = moment(known.get("dead_at", ""))
     model = ":".join(str(known[name]) for name in ("model", "version") if name in known)
     facts = " · ".join(
         part
-        for part in (known.get("reason", ""), count(known.get("attempts", 0), "attempt"), model, at)
+        for part in (str(known.get("reason", "")), _attempts(known.get("attempts", 0)), model, at)
         if part
     )
     error = ": ".join(str(known[name]) for name in ("error_type", "error") if name in known)
     line = short(error, _ERROR)
     more = [("whole error", error)] if line != error else []
-    more += [("traceback", near(known["traceback"]))] if "traceback" in known else []
+    more += [("traceback", near(str(known["traceback"])))] if "traceback" in known else []
     more += [("data", str(known["data"]))] if "data" in known else []
     return (
         str(about),

@@ -243,3 +243,17 @@ def test_a_value_that_cannot_be_compared_leaves_a_plain_table(sub: mt.Subscripti
     table["error"] = [Never()] * len(table)
 
     assert 'class="dataframe"' in page_of(table)
+
+
+def test_dead_letters_that_were_changed_still_have_a_card(sub: mt.Subscription) -> None:
+    letters = sub.dead_letters()
+    at = letters["dead_at"].iloc[0]
+    letters["dead_at"] = letters["dead_at"].dt.tz_convert("Asia/Tokyo")
+    letters["data"] = [[1, 2]] * len(letters)
+
+    page = page_of(letters)
+    assert "1 dead letter" in page and "[1, 2]" in page
+    assert f"{at:%H:%M:%S} UTC" in page
+
+    letters["dead_at"], letters["attempts"] = "then", "some"
+    assert "then" in page_of(letters) and "some" in page_of(letters)
