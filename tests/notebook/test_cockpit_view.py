@@ -306,7 +306,7 @@ def test_edited_payload_is_sent_and_an_unchanged_one_is_not(opened: Any) -> None
         dialog.locator(".mlt-primary:enabled").click()
         dialog.wait_for(state="detached")
 
-    assert [one["args"].get("data") for one in acted(page)] == [None, {"page": 7}]
+    assert [one["args"].get("json") for one in acted(page)] == [None, '{"page": 7}']
     assert "data" not in acted(page)[0]["args"]
 
 
@@ -367,7 +367,9 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
     dialog.get_by_role("button", name="Promote").click()
 
     dialog.wait_for(state="detached")
-    assert acted(page) == [{"action": "promote", "args": {"version": "1.5.0", "force": False}}]
+    assert acted(page) == [
+        {"action": "promote", "args": {"subscription": "ocr", "version": "1.5.0", "force": False}}
+    ]
 
 
 def test_read_only_view_has_no_button_that_changes_anything(opened: Any) -> None:
@@ -457,3 +459,150 @@ def test_view_that_is_removed_leaves_no_listener_and_no_timer(opened: Any) -> No
     page.evaluate("stop()")
 
     assert page.evaluate("Object.values(fake.handlers).reduce((n, all) => n + all.size, 0)") == 0
+
+
+# -- what it must not change -----------------------------------------------------------------------
+
+
+def test_large_numbers_and_unseen_characters_stay_as_they_are_written(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(
+        r"""() => {
+            const row = fake.row.bind(fake);
+            const payload = String.raw`{"id":12345678901234567890,"to":[1.0,{}],"note":"\u202e\u00e9"}`;
+            fake.row = (args) => ({ ...row(args), payload, output: payload });
+        }"""
+    )
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+    first_row(page).click()
+    written = (
+        '{\n  "id": 12345678901234567890,\n  "to": [\n    1.0,\n    {}\n  ],\n'
+        '  "note": "\\u202eé"\n}'
+    )
+    for name in ("Payload", "Output"):
+        expect(page.get_by_label(name, exact=True)).to_have_text(written)
+    page.get_by_role("button", name="Redrive", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Payload").fill(written.replace("1.0", "2.0"))
+    dialog.locator(".mlt-primary:enabled").click()
+    dialog.wait_for(state="detached")
+
+    assert acted(page)[0]["args"]["json"] == written.replace("1.0", "2.0")
+
+
+def test_attempts_of_two_lanes_are_two_rows_and_open_as_themselves(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(
+        """() => {
+            const one = fake.one.bind(fake);
+            fake.one = (i) => ({ ...one(i - (i % 2)), role: "replay", version: `2.${i % 2}.0` });
+        }"""
+    )
+    tab(page, "Invocations")
+    for index, version in ((2, "2.1.0"), (3, "2.0.0")):
+        row = page.locator(f'.mlt-space .mlt-row[aria-rowindex="{index}"]')
+        expect(row).to_contain_text(f"{version} replay")
+        row.click()
+        page.locator(".mlt-lanes").wait_for()
+        asked = page.evaluate("fake.sent.filter(({ what }) => what === 'row').at(-1).args")
+        assert (asked["role"], asked["version"]) == ("replay", version)
+
+
+def test_an_action_is_about_the_subscription_that_its_dialog_was_opened_for(opened: Any) -> None:
+    page = opened()
+    tab(page, "Versions")
+    page.get_by_role("button", name="Roll back …").click()
+    dialog = page.get_by_role("dialog", name="Roll back")
+    dialog.locator(".mlt-primary:enabled").wait_for()
+    page.evaluate("fake.change({ chosen: 'archive' })")
+    dialog.locator(".mlt-primary:enabled").click()
+    dialog.wait_for(state="detached")
+
+    assert acted(page) == [{"action": "rollback", "args": {"subscription": "ocr"}}]
+
+
+def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_role("button", name="Discard all").click()
+    dialog = page.get_by_role("dialog", name="Discard all")
+    confirm = dialog.get_by_role("button", name="Discard 1,000,000 events")
+    expect(confirm).to_be_enabled()
+    page.evaluate(
+        """() => {
+            const act = fake.act.bind(fake);
+            fake.act = (args) => {
+                if (args.go && args.number !== fake.total) throw new Error("confirm again");
+                return act(args);
+            };
+            fake.total += 7;
+        }"""
+    )
+    confirm.click()
+
+    expect(dialog.get_by_role("alert")).to_have_text("confirm again")
+    again = dialog.get_by_role("button", name="Discard 1,000,007 events")
+    expect(again).to_be_enabled()
+    assert acted(page) == []
+    again.click()
+    dialog.wait_for(state="detached")
+    assert len(acted(page)) == 1
+
+
+def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(
+        """() => {
+            const compare = fake.compare.bind(fake);
+            fake.compare = (args) => ({ ...compare(args), slices: [{ slice: "de", n: 0, agree: null, interval: [null, null] }] });
+        }"""
+    )
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+
+    expect(page.get_by_role("row", name="de")).to_have_text("de0–– to –")
+
+
+def test_a_table_at_its_top_keeps_a_bounded_number_of_rows(opened: Any) -> None:
+    page = opened()
+    page.evaluate(
+        """() => {
+            const rows = fake.rows.bind(fake);
+            fake.rows = (args) => rows({ ...args, limit: 15_000 });
+        }"""
+    )
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    kept = "Math.round(document.querySelector('.mlt-space').offsetHeight / rows()[0].offsetHeight)".replace(
+        "rows()", "document.querySelectorAll('.mlt-space .mlt-row')"
+    )
+    page.wait_for_function(f"{kept} === 15_000")
+    page.evaluate("document.querySelector('.mlt-body').scrollTop = 1e9")
+    page.wait_for_function(f"{kept} === 30_000")
+    page.evaluate("document.querySelector('.mlt-body').scrollTop = 0")
+    page.evaluate("fake.grow(10)")
+
+    page.wait_for_function(f"{kept} === 15_000")
+    assert "1000009" in first_row(page).inner_text()
+
+
+def test_a_chart_of_many_days_names_the_days(opened: Any) -> None:
+    page = opened()
+    page.evaluate(
+        """fake.change({ throughput: { step_s: 86400, start: "2026-01-05T00:00:00Z",
+            versions: { "1.4.0": Array.from({ length: 60 }, (_, i) => i) }, failed: [] } })"""
+    )
+    page.get_by_role("img", name="in 60 days").wait_for()
+    said = page.get_by_role("img", name="in 60 days").locator("text").all_text_contents()
+
+    assert any(text.startswith("01-") for text in said)
+    assert not any(":" in text for text in said)

@@ -85,10 +85,35 @@ function moment(iso) {
 function spread(text) {
   try {
     const value = JSON.parse(text);
-    return typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : text;
+    return typeof value === "object" && value !== null ? indented(text) : text;
   } catch {
     return text;
   }
+}
+
+const PIECES = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
+// Letters instead of their escapes. What nobody could see stays an escape.
+const readable = (string) => JSON.stringify(JSON.parse(string)).replace(UNSEEN, (found) =>
+  found.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""));
+
+// Numbers stay as they are written: a number of JavaScript holds 15 digits.
+function indented(text) {
+  const parts = [];
+  let depth = 0;
+  let before = "";
+  const line = () => `\n${"  ".repeat(depth)}`;
+  for (const [piece] of text.matchAll(PIECES)) {
+    const closes = piece === "}" || piece === "]";
+    if (closes) depth -= 1;
+    const opened = before === "{" || before === "[";
+    if (opened !== closes || before === ",") parts.push(line());
+    parts.push(piece[0] === '"' ? readable(piece) : piece === ":" ? ": " : piece);
+    if (piece === "{" || piece === "[") depth += 1;
+    before = piece;
+  }
+  return parts.join("");
 }
 
 const isJson = (mediaType) => /(^|[/+])json($|;)/.test(mediaType ?? "application/json");

@@ -51,8 +51,9 @@ class Talk {
     });
   }
 
-  act(action, args = {}, go = false) {
-    return this.ask("act", { action, args, go }, go ? ACT_MS : ASK_MS);
+  // The number is that which was confirmed: the kernel puts no more events away than these.
+  act(action, args = {}, go = false, number = null) {
+    return this.ask("act", { action, args, go, number }, go ? ACT_MS : ASK_MS);
   }
 
   hear(content) {

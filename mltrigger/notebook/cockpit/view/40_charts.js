@@ -36,7 +36,7 @@ function timeTicks(start, end, width) {
   const first = Math.ceil(start / 1000 / step) * step;
   const ticks = [];
   for (let t = first; t <= end / 1000; t += step) ticks.push(t * 1000);
-  return { ticks, label: (t) => (step < 60 ? clock(new Date(t)) : clock(new Date(t)).slice(0, 5)) };
+  return { ticks, label: (t) => (step >= 86_400 ? day(new Date(t)).slice(5) : step < 60 ? clock(new Date(t)) : clock(new Date(t)).slice(0, 5)) };
 }
 
 const plain = (n) => (n >= 1000 ? grouped.format(n) : String(Number(n.toPrecision(6))));
@@ -130,7 +130,7 @@ function timeScale(start, step, count, width) {
   const x = (t) => EDGE.left + ((t - begin) / (end - begin)) * (width - EDGE.left - EDGE.right);
   const at = (i) => x(begin + (i + 0.5) * step * 1000);
   const nearest = (px) => Math.min(count - 1, Math.max(0, Math.floor(((px - EDGE.left) / (width - EDGE.left - EDGE.right)) * count)));
-  return { begin, end, x, at, nearest, moment: (i) => clock(new Date(begin + i * step * 1000)) };
+  return { begin, end, x, at, nearest, moment: (i) => moment(begin + i * step * 1000) };
 }
 
 // -- the three charts -------------------------------------------------------------------------------------------------

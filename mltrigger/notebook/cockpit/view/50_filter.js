@@ -31,7 +31,7 @@ function filterForm(changed) {
   };
   const input = (type = "text", extra = {}) => h("input", { type, autocomplete: "off", spellcheck: "false", input: later, ...extra });
   const list = () => choices({ change: () => changed() }, "any");
-  const text = input("search", { placeholder: "payload, output or error contains" });
+  const text = input("search", { placeholder: "subject, id, output or error contains" });
   const lists = { outcome: list(), subscription: list(), version: list(), role: list(), reason: list() };
   const texts = { text, key: input(), since: input("datetime-local", { step: 1 }), until: input("datetime-local", { step: 1 }) };
   const subscription = field("Subscription", lists.subscription.node);

@@ -6,7 +6,9 @@ const SPARE = 8;
 const FRESH_MS = 1000;
 const KEEP = 20_000;
 const NUMBER = /^-?[\d.,]+(e[-+]?\d+)?$/i;
-const keyOf = ({ subscription, seq, attempt, role }) => `${subscription} ${seq} ${attempt} ${role}`;
+// Each lane counts attempts of its own.
+const LANES = ["shadow", "replay"];
+const keyOf = ({ subscription, seq, attempt, role, version }) => `${subscription} ${seq} ${attempt} ${role} ${LANES.includes(role) ? version : ""}`;
 
 function rowView(open) {
   const cells = {};
@@ -195,8 +197,12 @@ function invocationTable(cockpit, filter, opened) {
   function merge(found) {
     const last = found.rows.at(-1);
     const at = last === undefined ? -1 : (places.get(keyOf(last)) ?? -1);
-    if (at < 0) next = found.next;
-    rows = at < 0 ? found.rows : found.rows.concat(rows.slice(at + 1));
+    const fresh = new Set(found.rows.map(keyOf));
+    const older = at < 0 ? [] : rows.slice(at + 1).filter((row) => !fresh.has(keyOf(row)));
+    // At the top of the table the rows far below can be asked for again.
+    const all = at >= 0 && found.rows.length + older.length <= KEEP;
+    if (!all) next = found.next;
+    rows = all ? found.rows.concat(older) : found.rows;
     index();
   }
 

@@ -100,7 +100,7 @@ function drawer(cockpit, closed) {
     show(node, true);
     title.focus({ preventScroll: true });
     try {
-      const found = await cockpit.talk.ask("row", { seq: row.seq, attempt: row.attempt, subscription: row.subscription });
+      const found = await cockpit.talk.ask("row", { seq: row.seq, attempt: row.attempt, subscription: row.subscription, role: row.role, version: row.version });
       if (wanted === row) fill(row, found);
     } catch (error) {
       if (wanted === row) content.append(h("p", { class: "mlt-problem", role: "alert" }, error.message));

@@ -12,16 +12,18 @@ const KINDS = {
   shares: { make: () => h("input", { type: "text", autocomplete: "off" }), read: (c) => (c.value.trim() ? numbers(c.value) : undefined) },
   time: { make: () => h("input", { type: "datetime-local", step: 1 }), read: (c) => asIso(c.value) ?? undefined },
   check: { make: () => h("input", { type: "checkbox" }), read: (c) => c.checked },
-  json: { make: () => h("textarea", { rows: 8, spellcheck: "false", class: "mlt-mono" }), read: (c, { mediaType }) => readPayload(c.value, mediaType) },
+  json: { make: () => h("textarea", { rows: 8, spellcheck: "false", class: "mlt-mono" }), read: (c, spec) => readPayload(c.value, spec) },
   version: { make: () => h("select"), read: (c) => c.value || undefined },
   binding: { make: () => h("select"), read: (c) => (c.value === "" ? undefined : Number(c.value)) },
 };
 
-function readPayload(text, mediaType) {
-  if (!text.trim()) return null;
-  if (!isJson(mediaType)) return text;
+// JSON goes as text: the numbers of JavaScript would change large ones.
+function readPayload(text, { keep, mediaType }) {
+  if (!keep && !text.trim()) return undefined;
+  if (!isJson(mediaType)) return { data: text };
   try {
-    return JSON.parse(text);
+    JSON.parse(text);
+    return { json: text };
   } catch (error) {
     throw new Error(`This is no JSON: ${error.message}`);
   }
@@ -47,7 +49,7 @@ function fieldOf(spec, changed, { state, start, mediaType }) {
     read() {
       // An unchanged payload is not sent: the event goes as it is stored.
       if (spec.keep && control.value === before) return undefined;
-      return kind.read(control, { mediaType });
+      return kind.read(control, { ...spec, mediaType });
     },
   };
 }
@@ -75,9 +77,9 @@ function preparedForm(cockpit, action, args, spec) {
 
   function read() {
     const found = { ...givenOf(args) };
-    for (const [{ name }, one] of fields) {
+    for (const [{ name, kind }, one] of fields) {
       const value = one.read();
-      if (value !== undefined) found[name] = value;
+      if (value !== undefined) Object.assign(found, kind === "json" ? value : { [name]: value });
     }
     return found;
   }
@@ -95,14 +97,16 @@ function preparedForm(cockpit, action, args, spec) {
     show(problem, Boolean(error));
   }
 
-  async function prepare() {
+  async function prepare(failed = null) {
     const mine = (turn += 1);
     clearTimeout(timer);
+    ready = null;
+    fail(failed);
     try {
       const value = await cockpit.talk.act(action, read());
       if (mine !== turn) return;
       ready = value;
-      fail(null);
+      fail(failed);
       tell(value);
     } catch (error) {
       if (mine !== turn) return;
@@ -113,7 +117,7 @@ function preparedForm(cockpit, action, args, spec) {
   }
 
   async function go() {
-    const value = await cockpit.talk.act(action, read(), true);
+    const value = await cockpit.talk.act(action, read(), true, ready?.number ?? null);
     tell(value);
     return value;
   }
@@ -152,7 +156,7 @@ function openDialog(cockpit, action, args, spec) {
       if (!spec.stays) return node.close();
       cancel.focus();
     } catch (error) {
-      form.fail(error);
+      form.prepare(error); // the number may be another by now
     } finally {
       busy = false;
       patch();

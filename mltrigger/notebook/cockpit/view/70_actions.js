@@ -59,6 +59,13 @@ const VERSION_ACTIONS = ["shadow", "canary", "promote", "rollback", "correct", "
 
 const givenOf = (args) => (typeof args === "function" ? args() : args);
 
+// Another view, or a click a moment ago, may choose another subscription: an action is about the one that is shown.
+function namedOf(cockpit, args) {
+  const given = givenOf(args);
+  const { chosen } = cockpit.state;
+  return chosen === null || given.subscription !== undefined || given.filter ? given : { ...given, subscription: chosen };
+}
+
 // A button of an action. A click acts at once, or opens the dialog; the line of Python shows on focus and under the pointer.
 function controls(cockpit) {
   const all = new Set();
@@ -66,8 +73,8 @@ function controls(cockpit) {
   let timer = null;
 
   async function preview(action, args) {
-    const given = givenOf(args);
-    const key = JSON.stringify([action, given, cockpit.state.chosen]);
+    const given = namedOf(cockpit, args);
+    const key = JSON.stringify([action, given]);
     if (!cockpit.may(action, given)) return;
     try {
       if (!codes.has(key)) {
@@ -83,7 +90,7 @@ function controls(cockpit) {
   async function atOnce(node, action, args) {
     node.setAttribute("aria-busy", "true");
     try {
-      cockpit.did(action, await cockpit.talk.act(action, givenOf(args), true));
+      cockpit.did(action, await cockpit.talk.act(action, namedOf(cockpit, args), true));
     } catch (error) {
       cockpit.notice(error.message, true);
     } finally {
@@ -92,7 +99,7 @@ function controls(cockpit) {
   }
 
   function control(action, args, spec, attributes = {}) {
-    const click = () => (spec.at === "once" ? atOnce(node, action, args) : openDialog(cockpit, action, args, spec));
+    const click = () => (spec.at === "once" ? atOnce(node, action, args) : openDialog(cockpit, action, namedOf(cockpit, args), spec));
     const node = button(spec.label ?? spec.title, click, { "data-action": action, "aria-haspopup": spec.at === "once" ? null : "dialog", ...attributes });
     const look = () => {
       clearTimeout(timer);

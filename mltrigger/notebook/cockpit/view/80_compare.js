@@ -74,7 +74,7 @@ function compareTab(cockpit) {
   let turn = 0;
 
   async function compare() {
-    const args = { old: old.node.value, new: fresh.node.value, by: by.value.trim() || null };
+    const args = { subscription: cockpit.state.chosen, old: old.node.value, new: fresh.node.value, by: by.value.trim() || null };
     if (!args.old || !args.new) return result.replaceChildren(h("p", { class: "mlt-problem" }, "Choose an old and a new version first."));
     const mine = (turn += 1);
     start.setAttribute("aria-busy", "true");
@@ -91,7 +91,7 @@ function compareTab(cockpit) {
 
   function fill(found, args) {
     const verdict = verdictBlock(found);
-    const names = { old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
+    const names = { subscription: args.subscription, old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
     const promote = { ...ACTIONS.promote, fields: [ACTIONS.promote.fields[1]], extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
     // The first count is that of all pairs; of the others those that are not zero.
@@ -106,9 +106,9 @@ function compareTab(cockpit) {
     };
     grow();
     result.replaceChildren(...[verdict,
-      h("div", { class: "mlt-buttons" }, cockpit.control("promote", { version: args.new }, promote), cockpit.control("report", names, ACTIONS.report, {})),
+      h("div", { class: "mlt-buttons" }, cockpit.control("promote", { subscription: args.subscription, version: args.new }, promote), cockpit.control("report", names, ACTIONS.report, {})),
       counts.length ? h("dl", { class: "mlt-tiles" }, counts) : null,
-      found.slices?.length ? dataTable("Agreement by slice", ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
+      found.slices?.length ? dataTable("Agreement by slice", ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), one.agree == null ? "–" : percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
       h("h3", {}, flips.length ? `${plural(found.flips_in_all ?? flips.length, "flip")}, ${found.flips_in_all > flips.length ? `the ${whole(flips.length)} worst` : "worst first"}` : "No flips: the versions agree"), list, rest].filter(Boolean));
   }
 
