@@ -107,15 +107,22 @@ def matching(
         with contextlib.suppress(*UNREADABLE):
             if log.count(wanted, _FEW, budget_s=None).n >= _FEW:
                 table = _by_columns(log, wanted, chosen)
-                return (table if limit is None else table.tail(limit)).reset_index(drop=True)
-    return frames.frame(log.matched(chosen, wanted, limit), schema)
+                kept = table if limit is None else table.tail(limit)
+                return frames.carded(kept.reset_index(drop=True), "invocations")
+    return frames.carded(frames.frame(log.matched(chosen, wanted, limit), schema), "invocations")
 
 
-def recorded_after(log: Log, wanted: Matching, row: int) -> pd.DataFrame:
-    """Return each attempt that matches and was recorded after *row*, oldest first."""
-    return frames.frame(
-        log.matched_after(list(frames.INVOCATIONS), wanted, row), frames.INVOCATIONS
-    )
+def newest(log: Log, wanted: Matching, limit: int | None) -> tuple[pd.DataFrame, int]:
+    """Return the newest attempts that match, and the row from which to go on."""
+    last, schema = log.newest_row(), frames.INVOCATIONS
+    rows = log.matched([*schema, "row"], wanted, limit)  # some may be newer than the last
+    return frames.frame([row[:-1] for row in rows], schema), max([last, *(r[-1] for r in rows)])
+
+
+def recorded_after(log: Log, wanted: Matching, row: int) -> tuple[pd.DataFrame, int]:
+    """Return each attempt that matches and was recorded after *row*, and where to go on."""
+    rows, last = log.matched_after(list(frames.INVOCATIONS), wanted, row)
+    return frames.frame(rows, frames.INVOCATIONS), last
 
 
 def _columns(columns: Sequence[str] | None) -> list[str]:
