@@ -26,6 +26,7 @@ from mltrigger.cli import output
 from mltrigger.cli.reads import attempts
 from mltrigger.reports import views
 from mltrigger.store.attempt_log import AttemptLog
+from mltrigger.store.log import DeadLetter
 from mltrigger.store.matching import Matching
 
 HOSTILE = "\x1b[31mred\x1b[0m \x9b2J \u202eevil\x07\r\n% _ ' \" 🍏 é"
@@ -444,6 +445,23 @@ def test_commands_that_read_import_no_file_of_the_working_directory(home: Path) 
         )  # fmt: skip
         assert (child.returncode, child.stderr) == (0, b"")
     assert not (home / "imported").exists()
+
+
+def test_newest_dead_letters_are_read_without_the_data_of_the_others(
+    bus: mt.EventBus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ids(rows(capsys, "dead-letters", "reader"))
+    read: list[int] = []
+    make = DeadLetter._make
+    monkeypatch.setattr(DeadLetter, "_make", lambda row: read.append(row[0]) or make(row))
+    for n in (1, 2, len(whole), 99):
+        read.clear()
+        assert ids(rows(capsys, "dead-letters", "reader", "--limit", str(n))) == whole[-n:]
+        assert len(read) == min(n, len(whole))
+    assert (
+        ids(rows(capsys, "dead-letters", "reader", "--limit", "2", "--reason", "rejected"))
+        == (ids(rows(capsys, "dead-letters", "reader", "--reason", "rejected"))[-2:])
+    )
 
 
 def test_wrong_time_of_a_label_is_said_in_plain_words(

@@ -59,10 +59,14 @@ def _results(given: argparse.Namespace) -> int:
 
 
 def _letters(given: argparse.Namespace) -> int:
-    with opened(given) as sub:
-        table: pd.DataFrame = sub.dead_letters(**chosen(given))
-    limit = limit_of(given)
-    show(table if limit is None else table.tail(limit), given.form, _LETTERS)
+    from mltrigger.reports import letters
+    from mltrigger.reports.choosing import chosen_of
+
+    with on_bus(given) as bus:
+        spec = bus.spec(given.name)
+        wanted = chosen_of(bus.log, spec, None, chosen(given))
+        table = letters.dead_letters(bus.log, spec.id, wanted, limit_of(given))
+    show(table, given.form, _LETTERS)
     return 0
 
 
