@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with contextlib.suppress(AttributeError):  # not a file: a test looks at it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = 0
     try:
         status = int(given.run(given))
         sys.stdout.flush()
@@ -64,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # the reader has seen enough; at its end Python would flush into the pipe again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status
 
 

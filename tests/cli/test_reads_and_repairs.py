@@ -336,6 +336,17 @@ def test_closed_pipe_ends_quietly(home: Path) -> None:
         assert (child.returncode, error) == (0, "")
 
 
+def test_wrong_audit_is_wrong_also_where_its_reader_has_gone(home: Path, bus: mt.EventBus) -> None:
+    with bus.log.unit() as unit:
+        unit.transaction.execute("DELETE FROM outcome WHERE seq = 1", {})
+    reads, writes = os.pipe()
+    os.close(reads)
+    with started(home, "audit", stdout=writes) as child:
+        os.close(writes)
+        _, error = child.communicate(timeout=60)
+    assert (child.returncode, error) == (1, "")
+
+
 def test_tail_follows_survives_an_outage_and_ends_by_an_interrupt(
     home: Path, bus: mt.EventBus
 ) -> None:
