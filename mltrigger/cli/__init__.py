@@ -22,7 +22,7 @@ from mltrigger.cli.keeping import add_commands as add_keeping_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.metrics import add_commands as add_metrics_commands
 from mltrigger.cli.move import add_commands as add_move_commands
-from mltrigger.cli.output import add_output, show
+from mltrigger.cli.output import add_output, show, silence
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
 from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with contextlib.suppress(AttributeError):  # not a file: a test looks at it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = 0
     try:
         status = int(given.run(given))
         sys.stdout.flush()
@@ -62,9 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # the reader has seen enough; at its end Python would flush into the pipe again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        silence()  # at its end Python would flush into the pipe again
     return status
 
 

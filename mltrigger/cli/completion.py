@@ -12,17 +12,17 @@ from mltrigger.errors import MltriggerError, how_to_install
 _SHELLS = ("bash", "zsh")
 _FILES = ("html", "json", "verdict", "file", "output")
 _NAMES = {"name": "subscriptions", "subscription": "subscriptions", "topic": "topics"}
-# A line may name the bus: the names are those of that one.
+# A line may name the bus: the names are those of that one. A store of somebody else may hold any
+# text as a name, and `compgen -W` would run the commands in it: only plain names are offered.
 _PREAMBLE = {
     "bash": """
 _mltrigger_names() {
-  local what="$1" url="" n
-  for ((n = 1; n < COMP_CWORD; n++)); do
-    if [[ "${COMP_WORDS[n]}" == --url ]]; then url="${COMP_WORDS[n + 1]}"; fi
-  done
-  local names
-  names="$(mltrigger ls "$what" --names ${url:+--url "$url"} 2>/dev/null)"
-  compgen -W "$names" -- "$2"
+  local what="$1" url="" name plain='^[A-Za-z0-9_.:@~-]+$'
+  local given='--url[ =]+([^ ]+)' quotes="[\\"']"
+  if [[ "$COMP_LINE" =~ $given ]]; then url="${BASH_REMATCH[1]//$quotes/}"; fi
+  while IFS= read -r name; do
+    if [[ "$name" =~ $plain && "$name" == "$2"* ]]; then printf "%s\\n" "$name"; fi
+  done < <(mltrigger ls "$what" --names ${url:+--url "$url"} 2>/dev/null)
 }
 _mltrigger_subscriptions() { _mltrigger_names subscriptions "$1"; }
 _mltrigger_topics() { _mltrigger_names topics "$1"; }

@@ -40,4 +40,9 @@ def _label(given: argparse.Namespace) -> int:
 
 
 def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is no time: write it as 2026-11-30T12:00Z"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
@@ -196,4 +196,5 @@ class _Shown:
 
 
 def _say(line: str) -> None:
-    print(one_line(redacted(line)), flush=True)
+    with suppress(OSError, ValueError):  # a reader who has gone must not end the move half way
+        print(one_line(redacted(line)), flush=True)

@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import numbers
+import os
 import re
 import shutil
 import sys
@@ -40,8 +41,23 @@ def add_output(added: Any) -> None:
     )
 
 
+def silence() -> None:
+    """Drop all further output: its reader has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def show(table: pd.DataFrame, form: str, columns: Sequence[str] | None = None) -> None:
-    """Print the rows of *table*. Only a table for people leaves out columns not in *columns*."""
+    """Print the rows of *table*. Only a table for people leaves out columns not in *columns*.
+
+    A reader who has gone does not change the exit status of the command.
+    """
+    try:
+        _show(table, form, columns)
+    except BrokenPipeError:
+        silence()
+
+
+def _show(table: pd.DataFrame, form: str, columns: Sequence[str] | None) -> None:
     if form == "csv":
         sys.stdout.write(csv_text(table))
     elif form == "json":

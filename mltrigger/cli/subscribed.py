@@ -56,10 +56,12 @@ def better(text: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def on_bus(given: argparse.Namespace) -> Iterator[EventBus]:
-    """Open the bus of a command. It must exist."""
+    """Open the bus of a command. It must exist.
+
+    No file of the working directory is imported. Only :func:`calling` does that.
+    """
     from mltrigger.urls import connect, existing
 
-    sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
     with plain_warnings(), connect(existing(given.url)) as bus:
         yield bus
 
@@ -69,3 +71,11 @@ def opened(given: argparse.Namespace) -> Iterator[Subscription]:
     """Open the bus. Yield the subscription that a command names."""
     with on_bus(given) as bus:
         yield bus.subscription(given.name)
+
+
+@contextlib.contextmanager
+def calling(given: argparse.Namespace) -> Iterator[Subscription]:
+    """Open the bus as :func:`opened`, for a command that may import or call models."""
+    sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
+    with opened(given) as sub:
+        yield sub

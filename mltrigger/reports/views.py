@@ -17,8 +17,8 @@ from mltrigger.reports.choosing import roles_of
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.log import DeadLetter, Log
-from mltrigger.store.matching import Matching, is_in
+from mltrigger.store.log import Log
+from mltrigger.store.matching import Matching
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
@@ -107,15 +107,22 @@ def matching(
         with contextlib.suppress(*UNREADABLE):
             if log.count(wanted, _FEW, budget_s=None).n >= _FEW:
                 table = _by_columns(log, wanted, chosen)
-                return (table if limit is None else table.tail(limit)).reset_index(drop=True)
-    return frames.frame(log.matched(chosen, wanted, limit), schema)
+                kept = table if limit is None else table.tail(limit)
+                return frames.carded(kept.reset_index(drop=True), "invocations")
+    return frames.carded(frames.frame(log.matched(chosen, wanted, limit), schema), "invocations")
 
 
-def recorded_after(log: Log, wanted: Matching, row: int) -> pd.DataFrame:
-    """Return each attempt that matches and was recorded after *row*, oldest first."""
-    return frames.frame(
-        log.matched_after(list(frames.INVOCATIONS), wanted, row), frames.INVOCATIONS
-    )
+def newest(log: Log, wanted: Matching, limit: int | None) -> tuple[pd.DataFrame, int]:
+    """Return the newest attempts that match, and the row from which to go on."""
+    last, schema = log.newest_row(), frames.INVOCATIONS
+    rows = log.matched([*schema, "row"], wanted, limit)  # some may be newer than the last
+    return frames.frame([row[:-1] for row in rows], schema), max([last, *(r[-1] for r in rows)])
+
+
+def recorded_after(log: Log, wanted: Matching, row: int) -> tuple[pd.DataFrame, int]:
+    """Return each attempt that matches and was recorded after *row*, and where to go on."""
+    rows, last = log.matched_after(list(frames.INVOCATIONS), wanted, row)
+    return frames.frame(rows, frames.INVOCATIONS), last
 
 
 def _columns(columns: Sequence[str] | None) -> list[str]:
@@ -226,54 +233,6 @@ def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.
         facts = (e.id, e.source, e.type, e.topic, e.subject, e.time, e.published_us, e.trace_id)
         rows.append((*facts, *told))
     return frames.carded(frames.frame(rows, frames.EVENTS), "events")
-
-
-def dead_letters(log: Log, subscription_id: int, wanted: Matching | None = None) -> pd.DataFrame:
-    """Return the dead letters of one subscription. ``raw`` has the bytes, ``data`` shows them."""
-    rows = [
-        (
-            d.event_id,
-            d.source,
-            d.type,
-            d.subject,
-            d.reason,
-            d.attempts,
-            d.redriven,
-            d.model,
-            d.version,
-            d.error_type,
-            d.error,
-            d.traceback,
-            d.dead_us,
-            data_text(d.data, d.media_type),
-            bytes(d.data),
-        )
-        for d in letters(log, subscription_id, wanted)
-    ]
-    return frames.dead_letters(rows)
-
-
-def letters(log: Log, subscription_id: int, wanted: Matching | None = None) -> Sequence[DeadLetter]:
-    """Return the dead letters of one subscription that match. Their time is that of their death."""
-    found = log.dead_letters(subscription_id)
-    if wanted is None:
-        return found
-    keys: Mapping[tuple[int, int], str] = {}
-    if wanted.keys is not None:
-        keys = log.keys_of((subscription_id, d.seq) for d in found)
-    return [d for d in found if _matches(d, keys.get((subscription_id, d.seq)), wanted)]
-
-
-def _matches(d: DeadLetter, key: str | None, wanted: Matching) -> bool:
-    error = f"{d.error_type}: {d.error or ''}" if d.error_type else d.error
-    return (
-        (wanted.versions is None or d.version in wanted.versions)
-        and (wanted.reasons is None or d.reason in wanted.reasons)
-        and (wanted.keys is None or key in wanted.keys)
-        and (wanted.since_us is None or d.dead_us >= wanted.since_us)
-        and (wanted.until_us is None or d.dead_us < wanted.until_us)
-        and (wanted.text is None or is_in(wanted.text, (error, d.subject, d.event_id)))
-    )
 
 
 def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:

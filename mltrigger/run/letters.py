@@ -63,10 +63,10 @@ class Letters:
         since, until
             Only events that died since then, or before then.
         """
-        from mltrigger.reports import views
+        from mltrigger.reports import letters
 
         wanted = chosen_of(self._bus.log, self._spec, None, chosen)
-        return views.dead_letters(self._bus.log, self._spec.id, wanted)
+        return letters.dead_letters(self._bus.log, self._spec.id, wanted)
 
     def dry_run(
         self,

@@ -187,8 +187,13 @@ class AttemptLog:
         ((row,),) = self._store.read(NEWEST)
         return int(row)
 
-    def matched_after(self, columns: Sequence[str], wanted: Matching, row: int) -> list[Row]:
-        """Return the attempts that match and were recorded after *row*, oldest first."""
+    def matched_after(
+        self, columns: Sequence[str], wanted: Matching, row: int
+    ) -> tuple[list[Row], int]:
+        """Return the attempts that match and were recorded after *row*, oldest first.
+
+        And the number to go on from: nothing is left before it.
+        """
         with self._pages(wanted) as pages:
             return pages.after(columns, row)
 

@@ -235,13 +235,18 @@ class Log(AttemptLog):
         """Return the events of open dead letters, oldest first, without their data."""
         return list(map(DeadKey._make, self._store.read(_DEAD_KEYS, {"s": subscription_id})))
 
-    def dead_letters(self, subscription_id: int, seq: int | None = None) -> list[DeadLetter]:
-        """Return the open dead letters, oldest first, or only that of event *seq*."""
+    def dead_letters(
+        self, subscription_id: int, seq: int | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
+        """Return the open dead letters, oldest first, or only that of event *seq*.
+
+        With *limit* only the newest ones. The data of the others is not read.
+        """
+        of = {"s": subscription_id, "seq": seq, "limit": limit}
         one = "" if seq is None else "AND d.seq = :seq"
-        rows = self._store.read(
-            f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us, d.seq", {"s": subscription_id, "seq": seq}
-        )
-        return list(map(DeadLetter._make, rows))
+        most = "" if limit is None else "LIMIT :limit"
+        sql = f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us DESC, d.seq DESC {most}"
+        return list(map(DeadLetter._make, reversed(self._store.read(sql, of))))
 
 
 def _logged(row: Row) -> Logged:

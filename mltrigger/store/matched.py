@@ -20,7 +20,7 @@ from mltrigger.store.attempts import (
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.event_keys import Keys
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
-from mltrigger.store.outcomes import OUTCOMES
+from mltrigger.store.outcomes import ANSWERING, OUTCOMES
 from mltrigger.store.transaction import Reader, Row
 
 BUDGET_S = 0.25
@@ -35,17 +35,20 @@ _BOUNDARY = "SELECT coalesce(max(id), :row) FROM lot WHERE id <= :row"
 _OLDEST = "SELECT min(id) FROM lot"
 _SETTLED = "SELECT settled_us FROM lot WHERE id >= :row ORDER BY id LIMIT 1"
 _WITHIN = "i.lot_id >= :floor AND i.lot_id < :top AND i.id < :top AND i.id > :after"
-_TALLY = """
+_TALLY = f"""
 SELECT coalesce(sum(n), 0) FROM tally t JOIN subscription s ON s.id = t.subscription_id
-WHERE s.parent_id IS NULL
+WHERE s.role IN {ANSWERING!r}
 """
-_RUNNING = """
+_RUNNING = f"""
 SELECT coalesce(sum(l.n), 0) FROM lease l JOIN subscription s ON s.id = l.subscription_id
-WHERE s.parent_id IS NULL
+WHERE s.role IN {ANSWERING!r}
 """
-# A tally counts for ever, and what was no event, too. Only messages from outside are none.
+_WHOSE = "AND coalesce(s.parent_id, s.id) = :s"
+# A tally counts for ever, and what was no event, too. Only messages from outside are none. Once
+# there are limits, old attempts may be gone.
 _IS_WHOLE = """
 SELECT (SELECT coalesce(min(seq), 0) FROM event) <= 1
+  AND NOT EXISTS (SELECT 1 FROM setting WHERE name = 'retention')
   AND NOT EXISTS (SELECT 1 FROM subscription WHERE outside = 1)
 """
 
@@ -118,12 +121,12 @@ class Pages:
         rows = [row[: len(columns)] for row in found[:most][::-1]] + running
         return rows if limit is None else rows[-limit:] if limit else []
 
-    def after(self, columns: Sequence[str], row: int) -> list[Row]:
-        """Return all that match and were recorded after *row*, oldest first."""
+    def after(self, columns: Sequence[str], row: int) -> tuple[list[Row], int]:
+        """Return all that match and were recorded after *row*, oldest first, and the newest row."""
         walk, found = self._walk(columns, None, row), list[Row]()
         while walk.is_under_way:
             found += walk.step(_MOST)
-        return [each[: len(columns)] for each in reversed(found)]
+        return [each[: len(columns)] for each in reversed(found)], max(row, walk.first - 1)
 
     def count(self, at_most: int, budget_s: float | None) -> Counted:
         """Return the number of all. See :meth:`mltrigger.store.log.Log.count`."""
@@ -138,8 +141,9 @@ class Pages:
     def _tallied(self) -> int:
         wanted = self._matching
         of = {"s": wanted.subscription_id}
-        mine = "" if wanted.subscription_id is None else "AND s.id = :s"
-        among = ", ".join(repr(o) for o in OUTCOMES if o in (wanted.outcomes or OUTCOMES)) or "NULL"
+        mine = "" if wanted.subscription_id is None else _WHOSE
+        outcomes = OUTCOMES if wanted.outcomes is None else wanted.outcomes
+        among = ", ".join(repr(o) for o in OUTCOMES if o in outcomes) or "NULL"
         ((n,),) = self._reader.query(f"{_TALLY} {mine} AND t.outcome IN ({among})", of)
         if wanted.has_running:
             ((running,),) = self._reader.query(f"{_RUNNING} {mine}", of)
@@ -181,7 +185,9 @@ class Pages:
         """Return the SELECT of *columns*, the row, and what has to be looked at here."""
         more = ["i.id"]
         if self._is_looked_at:
-            more += [_SHOWN, "i.subscription_id", ARCHIVED]
+            more += [_SHOWN, "i.subscription_id"]
+        if self._keys is not None:  # a user may not read the data of events, and they may be large
+            more.append(ARCHIVED)
         return "SELECT " + ", ".join([*(COLUMNS[c] for c in columns), *more])
 
     @property

@@ -171,6 +171,13 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     return Pruned(events, invocations, held)
 
 
+def beyond(store: Store, retention: Retention, now_us: int) -> int:
+    """Return the number of events beyond *retention*. Open ones and dead letters are among them."""
+    last = surplus(store, retention, now_us)
+    ((n,),) = store.read(_LEFT, {"last": last})
+    return int(n)
+
+
 def surplus(store: Store, retention: Retention, now_us: int) -> int:
     """Return the last event beyond *retention*, without the write lock.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,8 @@ source ./script
 COMP_WORDS=(%s)
 COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 COMP_LINE="${COMP_WORDS[*]}"
+COMP_LINE="${COMP_LINE//' : '/:}"
+COMP_LINE="${COMP_LINE//' = '/=}"
 COMP_POINT=${#COMP_LINE}
 name="$(complete -p mltrigger | sed -E 's/.*-F ([^ ]+).*/\\1/')"
 "$name" mltrigger "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
@@ -70,6 +74,29 @@ def test_bash_completes_commands_options_choices_and_names(
     assert offered("results", "r") >= {"reader", "ranker"}
     assert offered("pause", "rea") == {"reader"}
     assert "documents" in offered("publish", "doc")
+    with mt.connect("sqlite:///other.db") as bus:
+        bus.subscribe("pages", abs, name="reviewer", listen=False)
+    # bash divides a word at each colon
+    for url in (("--url", "sqlite", ":", "///other.db"), ("--url", "=", "sqlite:///other.db")):
+        assert offered("pause", *url, "re") == {"reviewer"}
+
+
+@pytest.mark.needs("bash")
+def test_names_of_a_hostile_store_run_no_command(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (home / "script").write_text(capsys.readouterr().out)
+    env = {**os.environ, "PATH": f"{home / 'bin'}:{os.environ['PATH']}"}
+    for n, name in enumerate(("$(touch ran)", "`touch ran`", "$(touch${IFS}ran)", "*", "-n")):
+        with contextlib.closing(sqlite3.connect(home / "mltrigger.db")) as store, store:
+            store.execute("UPDATE subscription SET name = ? WHERE id = 1 + ?", (name, n % 2))
+        done = subprocess.run(
+            ["bash", "-c", _ASK % "mltrigger pause ''"],
+            cwd=home, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert not (home / "ran").exists(), name
+        assert not {"$(touch", "*", "script"} & {*done.stdout.split()}
 
 
 def test_zsh_has_a_script_with_the_names(capsys: pytest.CaptureFixture[str], home: Path) -> None:

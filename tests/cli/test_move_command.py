@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,21 @@ def test_a_move_shows_progress_and_both_sides(
     assert "done: all was there before" in said(capsys)
     assert run("publish", "numbers", "4", "--url", "sqlite:///bus.db") == 1
     assert "this store was moved to postgresql://127.0.0.1:" in said(capsys)
+
+
+def test_a_move_whose_reader_has_gone_is_done_all_the_same(
+    home: Path, team: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "mltrigger", "move", "sqlite:///bus.db", team]
+    reads, writes = os.pipe()
+    os.close(reads)
+    env = {**os.environ, "PYTHONPATH": str(Path(mt.__file__).parents[1])}
+    done = subprocess.run(command, env=env, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run("publish", "numbers", "4", "--url", "sqlite:///bus.db") == 1
+    assert "this store was moved to" in said(capsys)
 
 
 def test_a_dry_run_says_how_it_would_go_and_changes_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -22,6 +23,11 @@ from shared import is_settled, wait_until
 import mltrigger as mt
 from mltrigger import cli
 from mltrigger.cli import output
+from mltrigger.cli.reads import attempts
+from mltrigger.reports import views
+from mltrigger.store.attempt_log import AttemptLog
+from mltrigger.store.log import DeadLetter
+from mltrigger.store.matching import Matching
 
 HOSTILE = "\x1b[31mred\x1b[0m \x9b2J \u202eevil\x07\r\n% _ ' \" 🍏 é"
 ROOT = Path(__file__).parents[2]
@@ -302,7 +308,7 @@ def test_pause_resume_alias_retain_and_backup(
     assert "any age" in said(capsys, "retain")
     said(capsys, "retain", "--max-age", "30d", "--max-events", "1000")
     assert bus.registry.retention().max_age_s == 30 * 86_400
-    assert "deleted" in said(capsys, "retain", "--max-events", "10", "--prune")
+    assert "deleted" in said(capsys, "retain", "--max-events", "10", "--prune", "--yes")
     said(capsys, "retain", "--forever")
     assert bus.registry.retention().max_events is None
     said(capsys, "backup", "copy.db")
@@ -328,6 +334,17 @@ def test_closed_pipe_ends_quietly(home: Path) -> None:
             os.close(writes)
             _, error = child.communicate(timeout=60)
         assert (child.returncode, error) == (0, "")
+
+
+def test_wrong_audit_is_wrong_also_where_its_reader_has_gone(home: Path, bus: mt.EventBus) -> None:
+    with bus.log.unit() as unit:
+        unit.transaction.execute("DELETE FROM outcome WHERE seq = 1", {})
+    reads, writes = os.pipe()
+    os.close(reads)
+    with started(home, "audit", stdout=writes) as child:
+        os.close(writes)
+        _, error = child.communicate(timeout=60)
+    assert (child.returncode, error) == (1, "")
 
 
 def test_tail_follows_survives_an_outage_and_ends_by_an_interrupt(
@@ -360,6 +377,109 @@ def test_tail_follows_survives_an_outage_and_ends_by_an_interrupt(
         child.send_signal(signal.SIGINT)
         _, error = child.communicate(timeout=60)
     assert (child.returncode, error) == (130, "")
+
+
+def test_deletion_of_events_is_asked_for(
+    home: Path, bus: mt.EventBus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("retain", "--max-events", "10") == 1
+    assert "delete up to 6 events with all outcomes: say --yes" in capsys.readouterr().err
+    assert (bus.registry.retention().max_events, len(bus.events())) == (None, 16)
+    bus.retain(max_events=12)
+    assert run("retain", "--prune") == 1
+    assert "delete up to 4 events" in capsys.readouterr().err
+
+    status, told = answered(home, "retain", "--max-events", "10", "--prune", reply="n\n")
+    assert (status, bus.registry.retention().max_events, len(bus.events())) == (1, 12, 16)
+    assert "delete up to 6 events with all outcomes? [y/N]" in told
+
+    status, _ = answered(home, "retain", "--max-events", "10", "--prune", reply="y\n")
+    assert (status, len(bus.events())) == (0, 10 + 1)  # a dead letter stays
+    assert run("retain", "--forever", "--max-age", "3d") == 1
+    assert "leave it out, or the limits" in capsys.readouterr().err
+
+
+def test_dead_letters_that_are_named_and_do_not_match_are_an_error(
+    bus: mt.EventBus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sub = bus.subscription("reader")
+    before = len(sub.dead_letters())
+    for filters in (["--reason", "timeout"], ["--text", "page-7"], ["--key", "nobody"]):
+        assert run("discard", "reader", "page-3", "--why", "a test", *filters) == 1
+        assert "the filters leave out 'page-3': give" in capsys.readouterr().err
+    assert said(capsys, "redrive", "reader", "--source", "/nowhere", "--reason", "timeout") == (
+        "0 dead letters sent again\n"
+    )
+    assert len(sub.dead_letters()) == before
+    said(capsys, "discard", "reader", "page-3", "--why", "a test", "--reason", "rejected")
+    assert len(sub.dead_letters()) == before - 1
+
+
+def test_tail_shows_once_an_attempt_that_is_recorded_during_a_look(
+    home: Path, bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mt.model("reader", version="1.0.0")(answer)
+    sub = bus.subscribe("pages", model, key="tenant", max_attempts=1)
+    look, wanted = AttemptLog.newest_row, Matching(bus.spec("reader").id)
+    late = iter(["late-1", "late-2"])
+
+    def slow(log: AttemptLog) -> int:
+        row = look(log)
+        if (event_id := next(late, None)) is not None:
+            bus.publish("pages", {"n": 1}, id=event_id)
+            wait_until(lambda: is_settled(sub))
+        return row
+
+    monkeypatch.setattr(AttemptLog, "newest_row", slow)
+    table, last = views.newest(bus.log, wanted, 3)
+    assert list(table["event_id"])[-1] == "late-1"
+    given = argparse.Namespace(url="sqlite:///mltrigger.db", name="reader", form="json")
+    bus.publish("pages", {"n": 1}, id="new-1")
+    wait_until(lambda: is_settled(sub))
+    follow = attempts._followed(given, last)
+    shown = [json.loads(line)["event_id"] for line in next(follow)]
+    bus.publish("pages", {"n": 1}, id="new-2")
+    shown += [json.loads(line)["event_id"] for line in next(follow)]
+    follow.close()
+    assert shown == ["new-1", "late-2", "new-2"]
+
+
+def test_commands_that_read_import_no_file_of_the_working_directory(home: Path) -> None:
+    trap = 'open("imported", "w").close(); raise ImportError'
+    for name in ("pandas", "numpy", "sqlite3", "difflib", "psycopg"):
+        (home / f"{name}.py").write_text(trap)
+    code = "import sys; from mltrigger.cli import main; sys.exit(main(sys.argv[1:]))"
+    for command in (["ls", "--names"], ["results", "reader"], ["tail"], ["audit"], ["ls"]):
+        child = subprocess.run(
+            [sys.executable, "-P", "-c", code, *command],
+            cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+        )  # fmt: skip
+        assert (child.returncode, child.stderr) == (0, b"")
+    assert not (home / "imported").exists()
+
+
+def test_newest_dead_letters_are_read_without_the_data_of_the_others(
+    bus: mt.EventBus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ids(rows(capsys, "dead-letters", "reader"))
+    read: list[int] = []
+    make = DeadLetter._make
+    monkeypatch.setattr(DeadLetter, "_make", lambda row: read.append(row[0]) or make(row))
+    for n in (1, 2, len(whole), 99):
+        read.clear()
+        assert ids(rows(capsys, "dead-letters", "reader", "--limit", str(n))) == whole[-n:]
+        assert len(read) == min(n, len(whole))
+    assert (
+        ids(rows(capsys, "dead-letters", "reader", "--limit", "2", "--reason", "rejected"))
+        == (ids(rows(capsys, "dead-letters", "reader", "--reason", "rejected"))[-2:])
+    )
+
+
+def test_wrong_time_of_a_label_is_said_in_plain_words(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("label", "page-1", "1", "--at", "noon") == 2
+    assert "'noon' is no time: write it as 2026-11-30T12:00Z" in capsys.readouterr().err
 
 
 def test_csv_of_hostile_texts_has_the_rows_of_the_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
@@ -262,6 +263,36 @@ def test_count_is_that_of_the_rows_or_more_than_the_limit(lived: mt.EventBus) ->
         if n > 2 and not wanted.is_plain:
             assert lived.log.count(wanted, at_most=2) == (2, False), wanted
         assert lived.log.count(wanted, at_most=n) == (n, True), wanted
+
+
+def test_count_has_corrections_and_nothing_for_no_outcome(lived: mt.EventBus) -> None:
+    sub = lived.subscription("pages")
+    lived.subscribe("pages", answer, name="pages", version="1.2.0", key="tenant", max_attempts=1)
+    corrections = sub.correct(0)
+    corrections.start()
+    corrections.wait(60)
+    wanted = Matching(lived.spec("pages").id)
+
+    for each in (wanted, Matching()):
+        rows = lived.log.matched(("role",), each, None)
+        assert ("correction",) in rows
+        assert lived.log.count(each) == (len(rows), True)
+    nothing = dataclasses.replace(wanted, outcomes=())
+    assert lived.log.count(nothing) == (0, True)
+    assert lived.log.count(wanted.final(["dead"]).final(["succeeded"])) == (0, True)
+
+
+def test_count_has_no_attempts_that_were_deleted_around_a_dead_letter(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("pages", answer, name="pages", version="1.0.0", max_attempts=1)
+    bus.publish_batch("pages", [{"n": n, "say": "x"} for n in (4, 0, 1, 2, 3)])
+    wait_until(lambda: is_settled(sub))
+    bus.retain(max_events=2)
+    assert bus.prune().events == 2
+
+    rows = bus.log.matched(("seq",), Matching(bus.spec("pages").id), None)
+
+    assert len(rows) == 3
+    assert bus.log.count(Matching(bus.spec("pages").id)) == (3, True)
 
 
 def test_seqs_are_the_events_that_match_each_once(lived: mt.EventBus) -> None:

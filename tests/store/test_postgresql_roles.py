@@ -161,6 +161,7 @@ def test_analyst_reads_frames(
 
     assert found.invocations()["outcome"].tolist() == ["succeeded"] * 2
     assert (found.depth().open, len(found.latency()) > 0) == (0, True)
+    assert len(found.invocations(text="É")) == 0  # compared here, without a look at the data
     with pytest.raises(mt.MltriggerError, match="postgres roles"):
         found.pause()
 

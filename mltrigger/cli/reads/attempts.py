@@ -59,17 +59,22 @@ def _results(given: argparse.Namespace) -> int:
 
 
 def _letters(given: argparse.Namespace) -> int:
-    with opened(given) as sub:
-        table: pd.DataFrame = sub.dead_letters(**chosen(given))
-    limit = limit_of(given)
-    show(table if limit is None else table.tail(limit), given.form, _LETTERS)
+    from mltrigger.reports import letters
+    from mltrigger.reports.choosing import chosen_of
+
+    with on_bus(given) as bus:
+        spec = bus.spec(given.name)
+        wanted = chosen_of(bus.log, spec, None, chosen(given))
+        table = letters.dead_letters(bus.log, spec.id, wanted, limit_of(given))
+    show(table, given.form, _LETTERS)
     return 0
 
 
 def _tail(given: argparse.Namespace) -> int:
+    from mltrigger.reports import views
+
     with on_bus(given) as bus:
-        last = bus.log.newest_row()
-        table = bus.invocations(given.name, limit=limit_of(given), **chosen(given))
+        table, last = views.newest(bus.log, _wanted(bus, given), limit_of(given))
     show(valued(table) if given.form == "json" else table, given.form, _TAIL)
     sys.stdout.flush()
     if given.follow:
@@ -92,10 +97,8 @@ def _followed(given: argparse.Namespace, last: int) -> Iterator[list[str]]:
                 is_away = False
                 while True:
                     seen = bus.wakeup.generation("done")
-                    newest = bus.log.newest_row()
-                    if newest > last:
-                        table = views.recorded_after(bus.log, wanted, last)
-                        last = newest
+                    if bus.log.newest_row() > last:
+                        table, last = views.recorded_after(bus.log, wanted, last)
                         if len(table):
                             yield _lines(table, given.form)
                     bus.wakeup.wait("done", seen, _WAIT_S)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.confirming import add_yes, confirm
 from mltrigger.cli.filtering import add_filters, chosen
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled
 from mltrigger.cli.reading import read
-from mltrigger.cli.subscribed import command, opened
-from mltrigger.errors import InvalidEvent, MltriggerError
+from mltrigger.cli.subscribed import calling, command, opened
+from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.text import count
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     for added in (redrive, discard):
         added.add_argument("event", nargs="*", help=_EVENTS)
         added.add_argument("--source", help="of an id that several sources have")
-        added.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        add_yes(added)
         added.add_argument("--dry-run", action="store_true", help="change nothing")
         add_filters(added, "dead letters")
         add_output(added)
@@ -52,7 +52,7 @@ def _redrive(given: argparse.Namespace) -> int:
     settings: dict[str, Any] = {} if given.data is None else {"data": read(given.data, False)}
     if given.other is not None and not given.dry_run:
         raise InvalidEvent("--with names the version of a dry run: say --dry-run, too")
-    with opened(given) as sub:
+    with calling(given) as sub:
         events = _chosen(sub, given)
         if given.dry_run:
             tried = sub.dry_run(events, version=given.other, **settings)
@@ -82,7 +82,13 @@ def _shown(tried: pd.DataFrame) -> list[str]:
 
 
 def _chosen(sub: Subscription, given: argparse.Namespace) -> pd.DataFrame:
-    """Return the dead letters that are named, or that match."""
+    """Return the dead letters that match. Those that are named must match.
+
+    Raises
+    ------
+    NotFound
+        When a named one does not exist or does not match.
+    """
     from mltrigger.reports.dead_letters import choose
 
     table: pd.DataFrame = sub.dead_letters(**chosen(given))
@@ -92,24 +98,16 @@ def _chosen(sub: Subscription, given: argparse.Namespace) -> pd.DataFrame:
     named = choose(bus.log, bus.spec(sub.name), given.event or None, given.source)
     pairs = {(key.event_id, key.source) for key in named}
     keys = zip(table["event_id"], table["source"], strict=True)
-    return table[[key in pairs for key in keys]].reset_index(drop=True)
+    rows = [row for row, key in enumerate(keys) if key in pairs]
+    if given.event and len(rows) < len(pairs):
+        missing = pairs - {(table["event_id"][row], table["source"][row]) for row in rows}
+        ids = ", ".join(sorted(repr(event_id) for event_id, _ in missing))
+        raise NotFound(f"the filters leave out {ids}: give the ids without filters")
+    return table.iloc[rows].reset_index(drop=True)
 
 
 def _confirm(given: argparse.Namespace, n: int, deed: str) -> None:
-    """Ask before a bulk repair. Without a terminal it needs ``--yes``.
-
-    Raises
-    ------
-    MltriggerError
-        When the answer is no, or nobody can be asked.
-    """
+    """Ask before a bulk repair. Without a terminal it needs ``--yes``."""
     is_bulk = len(given.event) != 1
-    if given.yes or not n or not is_bulk:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise MltriggerError(
-            f"this would {deed}: say --yes, or --dry-run to see them first; nothing was changed"
-        )
-    print(f"{deed} of {given.name!r}? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise MltriggerError("nothing was changed")
+    if n and is_bulk and not given.yes:
+        confirm(f"{deed} of {given.name!r}", "say --yes, or --dry-run to see them first")

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from mltrigger.cli.subscribed import add_url, on_bus
-from mltrigger.text import one_line
+from mltrigger.text import count, one_line
 
 
 def add_commands(commands: Any) -> None:
@@ -25,7 +25,7 @@ def _pause(given: argparse.Namespace) -> int:
     with on_bus(given) as bus:
         for sub in [bus.subscription(name) for name in given.name]:
             sub.pause()
-            print(one_line(f"{sub.name!r} is paused; {sub.depth().open:,} open events wait"))
+            print(one_line(f"{sub.name!r} is paused, with {count(sub.depth().open, 'open event')}"))
     return 0
 
 
@@ -33,5 +33,5 @@ def _resume(given: argparse.Namespace) -> int:
     with on_bus(given) as bus:
         for sub in [bus.subscription(name) for name in given.name]:
             sub.resume()
-            print(one_line(f"{sub.name!r} goes on; {sub.depth().open:,} events are open"))
+            print(one_line(f"{sub.name!r} goes on, with {count(sub.depth().open, 'open event')}"))
     return 0

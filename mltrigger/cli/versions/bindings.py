@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_why, better, command, opened
+from mltrigger.cli.subscribed import add_why, better, calling, command, opened
 from mltrigger.errors import NotFound, NotShipped
 from mltrigger.text import one_line, redacted
 
@@ -115,7 +115,7 @@ def _history(given: argparse.Namespace) -> int:
 
 def _promote(given: argparse.Namespace) -> int:
     verdict = None if given.verdict is None else _verdict(given.verdict)
-    with opened(given) as sub:
+    with calling(given) as sub:
         before = len(sub.history())
         try:
             bound = sub.promote(
@@ -142,7 +142,7 @@ def _canary(given: argparse.Namespace) -> int:
     from mltrigger.rollout.service import STEPS
 
     rules = {name: getattr(given, name) for name in ("errors", "p95") if hasattr(given, name)}
-    with opened(given) as sub:
+    with calling(given) as sub:
         if given.version is None:
             return _show_canary(sub)
         canary = sub.canary(
@@ -173,7 +173,7 @@ def _show_canary(sub: Subscription) -> int:
 
 def _rollback(given: argparse.Namespace) -> int:
     to = given.to
-    with opened(given) as sub:
+    with calling(given) as sub:
         number = int(to) if to is not None and to.isascii() and to.isdecimal() else to
         print(_line(sub.rollback(number, why=given.why)))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_why, better, command, opened
+from mltrigger.cli.subscribed import add_why, better, calling, command
 from mltrigger.errors import InvalidComparison, MltriggerError
 from mltrigger.text import one_line, redacted, short
 
@@ -80,7 +80,7 @@ def _add_correct(commands: Any) -> None:
 def _compare(given: argparse.Namespace) -> int:
     agree = _agree(given)
     names = ("by", "noise", "since", "agree_at_least", "confidence", "within", "slow_at_most")
-    with opened(given) as sub:
+    with calling(given) as sub:
         found = sub.compare(
             given.old,
             given.new,
@@ -122,7 +122,7 @@ def _written() -> Any:
 def _correct(given: argparse.Namespace) -> int:
     if given.limit is not None and given.limit < 1:
         raise InvalidComparison("--limit must be at least 1")
-    with opened(given) as sub:
+    with calling(given) as sub:
         correction = sub.correct(given.binding)
         if given.dry_run:
             _show(correction, _ROWS if given.limit is None else given.limit)

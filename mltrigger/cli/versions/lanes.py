@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_effects, add_why, command, opened
+from mltrigger.cli.subscribed import add_effects, add_why, calling, command, opened
 from mltrigger.errors import NotFound
 from mltrigger.text import one_line, redacted, short
 
@@ -59,14 +59,14 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shadow(given: argparse.Namespace) -> int:
-    with opened(given) as sub:
+    with calling(given) as sub:
         print(_line(sub.shadow(given.version, given.share, **_settings(given))))
     return 0
 
 
 def _replay(given: argparse.Namespace) -> int:
     times = {name: getattr(given, name) for name in ("since", "until", "limit")}
-    with opened(given) as sub:
+    with calling(given) as sub:
         lane = sub.replay(given.version, **times, **_settings(given))
         if given.wait_s is not None:
             lane.wait(given.wait_s)
