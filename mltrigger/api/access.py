@@ -112,7 +112,9 @@ class Tokens:
         """Make a token that lives as long as this process, and return it."""
         token = PREFIX + secrets.token_urlsafe(32)
         digest = _hash(token)
-        self._passing[digest] = Holder(name, tuple(map(_checked, scopes)), digest)
+        # a new mapping: another thread may look through the old one
+        holder = Holder(name, tuple(map(_checked, scopes)), digest)
+        self._passing = {**self._passing, digest: holder}
         return token
 
     def end_passing(self) -> None:

@@ -126,9 +126,9 @@ class CockpitRoutes(Routes):
 
     async def _told(self, request: Request, seat: Seat, holder: Holder) -> AsyncIterator[str]:
         stream = self._seats.take(seat)
-        service, said_s = self._service, time.monotonic()
+        service, said_s, is_first = self._service, time.monotonic(), True
         try:
-            yield _event("seat", seat.name) + _event("state", seat.view.state)
+            yield _event("seat", seat.name)
             while not await request.is_disconnected() and await service.goes_on(holder):
                 if seat.stream != stream:  # the page has come back by another one
                     return
@@ -137,11 +137,11 @@ class CockpitRoutes(Routes):
                 changed, spent_s = await anyio.to_thread.run_sync(
                     _looked, seat.view, limiter=self._looks
                 )
-                if changed:
+                if changed or is_first:
                     yield _event("state", seat.view.state)
+                    said_s, is_first = time.monotonic(), False
                 elif time.monotonic() - said_s >= BEAT_S:
                     yield _event("alive", {})
-                if changed or time.monotonic() - said_s >= BEAT_S:
                     said_s = time.monotonic()
                 await asyncio.sleep(_GAP_S)
                 rest_s = min(spent_s / _SHARE, _MOST_REST_S) - (time.monotonic() - began_s)
