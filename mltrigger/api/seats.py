@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST, MOST_OF_ONE = 32, 8
 """The most pages of a server, and of one token."""
-KEPT_S = 60.0
+KEPT_S = 600.0
 """How long a seat waits for its page to come back."""
 
 
