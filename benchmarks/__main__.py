@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import (
     api,
     batches,
+    cockpit,
     corrections,
     effects,
     fanout,
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "corrections": corrections.run,
     "lanes": lanes.run,
     "keys": keys.run,
+    "cockpit": cockpit.run,
     "growth": growth.run,
     "million": million.run,
     "start": start.run,
