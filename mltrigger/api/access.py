@@ -112,8 +112,14 @@ class Tokens:
         """Make a token that lives as long as this process, and return it."""
         token = PREFIX + secrets.token_urlsafe(32)
         digest = _hash(token)
-        self._passing[digest] = Holder(name, tuple(map(_checked, scopes)), digest)
+        # a new mapping: another thread may look through the old one
+        holder = Holder(name, tuple(map(_checked, scopes)), digest)
+        self._passing = {**self._passing, digest: holder}
         return token
+
+    def end_passing(self) -> None:
+        """Refuse all tokens that were to live as long as this process."""
+        self._passing = {}
 
     def list(self) -> list[Kept]:
         """Return all kept tokens, the oldest first."""
@@ -189,11 +195,11 @@ class Sessions:
         """End a session. Idempotent."""
         self._open.pop(_hash(session), None)
 
-    def ticket(self, token: str, path: str) -> str:
-        """Return a ticket that opens the stream *path* once, within a minute."""
+    def ticket(self, token: str, path: str, for_s: float = TICKET_S) -> str:
+        """Return a ticket that opens *path* once, within *for_s* seconds."""
         self._forget()
         ticket = secrets.token_urlsafe(32)
-        self._tickets[_hash(ticket)] = (token, path, self._now_s() + TICKET_S)
+        self._tickets[_hash(ticket)] = (token, path, self._now_s() + for_s)
         return ticket
 
     def redeem(self, ticket: str, path: str) -> str | None:
@@ -204,11 +210,12 @@ class Sessions:
     def _forget(self) -> None:
         """Forget ended ones, and the oldest when there are too many."""
         now_s = self._now_s()
-        for kept in (self._open, self._tickets):
-            for key in [key for key, value in kept.items() if value[-1] <= now_s]:
-                del kept[key]
-            while len(kept) >= MOST_SESSIONS:
-                del kept[next(iter(kept))]
+        both: tuple[dict[str, Any], ...] = self._open, self._tickets
+        for kept in both:  # another thread may add to it meanwhile
+            for key in [key for key, value in list(kept.items()) if value[-1] <= now_s]:
+                kept.pop(key, None)
+            for key in list(kept)[: max(0, len(kept) + 1 - MOST_SESSIONS)]:
+                kept.pop(key, None)
 
 
 def _checked(scope: str) -> str:

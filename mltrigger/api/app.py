@@ -13,7 +13,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from mltrigger.api.access import Tokens
+from mltrigger.api.access import Sessions, Tokens
+from mltrigger.api.cockpit import CockpitRoutes
 from mltrigger.api.documents import Documents
 from mltrigger.api.gate import Gate
 from mltrigger.api.inference import Inference
@@ -24,6 +25,7 @@ from mltrigger.api.models import Models
 from mltrigger.api.problems import Refused, answer
 from mltrigger.api.publishing import Publishing
 from mltrigger.api.reading import Reading
+from mltrigger.api.seats import Cockpit
 from mltrigger.api.service import Service, aside
 from mltrigger.api.settings import Doors, Hooks, Limits
 from mltrigger.api.steering import Steering
@@ -61,14 +63,20 @@ async def _sweep(bus: EventBus) -> None:
 
 
 class Application(NamedTuple):
-    """The ASGI application, and the function that ends its streams."""
+    """The ASGI application, the function that ends its streams, and its sessions."""
 
     gate: ASGIApp
     stop: Callable[[], None]
+    sessions: Sessions
 
 
 def application(
-    bus: EventBus, tokens: Tokens, doors: Doors, limits: Limits, hooks: Hooks
+    bus: EventBus,
+    tokens: Tokens,
+    doors: Doors,
+    limits: Limits,
+    hooks: Hooks,
+    cockpit: Cockpit | None = None,
 ) -> Application:
     """Return the ASGI application for *bus*.
 
@@ -82,6 +90,8 @@ def application(
         The limits of requests.
     hooks : Hooks
         The secrets of webhooks.
+    cockpit : Cockpit, optional
+        The parts of the cockpit. Without them there is no such page.
     """
     service = Service(bus, tokens, limits)
     models, publishing = Models(service), Publishing(service)
@@ -96,17 +106,18 @@ def application(
         models,
         Inference(service, models),
         Documents(service),
+        *([] if cockpit is None else [CockpitRoutes(service, cockpit)]),
     )
 
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
-        service.news.start()
+        service.start()
         sweeping = asyncio.create_task(_sweep(bus))
         try:
             yield
         finally:
             sweeping.cancel()
-            service.news.stop()
+            service.stop()
 
     handlers: Any = dict.fromkeys(
         (Refused, MltriggerError, Unsupported, HTTPException, Exception), answer
@@ -124,4 +135,5 @@ def application(
         middleware=[cors] if doors.origins else [],
         lifespan=life,
     )
-    return Application(Gate(app, doors.hosts, doors.origins, limits), service.news.stop)
+    gate = Gate(app, doors.hosts, doors.origins, limits)
+    return Application(gate, service.stop, service.sessions)

@@ -1,4 +1,4 @@
-"""The page that shows the documents. It needs no network, and its script only signs in."""
+"""The pages: that of the documents, and that of the cockpit. They need no network."""
 
 from __future__ import annotations
 
@@ -18,24 +18,67 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
+HEADERS_OF_COCKPIT = {
+    **HEADERS,
+    # an image in a payload is shown; its bytes were checked
+    "content-security-policy": f"{HEADERS['content-security-policy']}; img-src data:",
+}
 _HERE = Path(__file__).parent
 FILES = {
     name: ((_HERE / name).read_text(encoding="utf-8"), media_type)
-    for name, media_type in (("page.css", "text/css"), ("page.js", "text/javascript"))
+    for name, media_type in (
+        ("page.css", "text/css"),
+        ("page.js", "text/javascript"),
+        ("cockpit.css", "text/css"),
+        ("cockpit.js", "text/javascript"),
+    )
 }
 """Name -> text and media type."""
 
-_SIGN_IN = """
-<form><label>Token <input name="token" type="password" autocomplete="off" required></label>
-<button>Show the API</button><p role="status"></p></form>
-"""
+_DOCS, _COCKPIT = "/v1/docs", "/v1/cockpit/files"
 
 
 def signed_out() -> str:
     """Return the page for a browser without a session."""
     return _page(
         "<p>A token opens the documents. <code>mltrigger token create NAME --scope …</code>"
-        f" makes one.</p>{_SIGN_IN}"
+        f" makes one.</p>{_sign_in('Show the API')}"
+    )
+
+
+def cockpit_signed_out(why: str = "") -> str:
+    """Return the page of the cockpit for a browser without a session.
+
+    Parameters
+    ----------
+    why : str
+        Why the session that is there is not enough.
+    """
+    return _document(
+        "mltrigger cockpit",
+        f"<h1>mltrigger</h1><p>{esc(why)}</p><p>The address that <code>mltrigger dashboard</code>"
+        " prints opens once. Start it again for another one, or give a token with the scope"
+        f" administer, or read:* to look only.</p>{_sign_in('Open the cockpit')}",
+        style=f"{_COCKPIT}/cockpit.css",
+        script=f'<script src="{_COCKPIT}/page.js" defer></script>',
+    )
+
+
+def cockpit() -> str:
+    """Return the page of the cockpit. Its script asks for all the rest."""
+    return _document(
+        "mltrigger cockpit",
+        '<h1>mltrigger</h1><p id="said" role="status"></p><div id="cockpit"></div>',
+        style=f"{_COCKPIT}/view.css",
+        script=f'<link rel="stylesheet" href="{_COCKPIT}/cockpit.css">'
+        f'<script src="{_COCKPIT}/cockpit.js" type="module"></script>',
+    )
+
+
+def _sign_in(button: str) -> str:
+    return (
+        '<form><label>Token <input name="token" type="password" autocomplete="off" required>'
+        f'</label><button>{button}</button><p role="status"></p></form>'
     )
 
 
@@ -52,12 +95,20 @@ def documents(openapi: Mapping[str, Any], asyncapi: Mapping[str, Any]) -> str:
 
 
 def _page(body: str) -> str:
+    return _document(
+        "mltrigger API",
+        f"<h1>mltrigger API</h1>{body}",
+        style=f"{_DOCS}/page.css",
+        script=f'<script src="{_DOCS}/page.js" defer></script>',
+    )
+
+
+def _document(title: str, body: str, style: str, script: str) -> str:
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>mltrigger API</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="/v1/docs/page.css">'
-        '<script src="/v1/docs/page.js" defer></script></head>'
-        f"<body><main><h1>mltrigger API</h1>{body}</main></body></html>"
+        f'<link rel="stylesheet" href="{style}">{script}</head>'
+        f"<body><main>{body}</main></body></html>"
     )
 
 

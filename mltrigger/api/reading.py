@@ -103,7 +103,7 @@ class Reading(Routes):
         self._open[holder.digest] += 1
         try:
             yield "retry: 1000\n\n"
-            while not await request.is_disconnected() and await self._goes_on(holder):
+            while not await request.is_disconnected() and await self._service.goes_on(holder):
                 news, before = self._service.news.next(spec.id), after
                 rows, after = await anyio.to_thread.run_sync(
                     answers.page, self._bus, spec, after, _LOOK, limiter=self._looks
@@ -116,11 +116,6 @@ class Reading(Routes):
                     yield ": still here\n\n"
         finally:
             self._open[holder.digest] -= 1
-
-    async def _goes_on(self, holder: Holder) -> bool:
-        if not self._service.tokens.is_fresh:
-            await self._service.refresh()
-        return not self._service.news.is_over and self._service.tokens.is_valid(holder)
 
     async def _depth(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mltrigger.api.access import Tokens
+from mltrigger.api.seats import Cockpit
 from mltrigger.api.settings import HEAD_BYTES, LOOPBACK, Doors, Hooks, Limits
 from mltrigger.errors import InvalidName, MltriggerError, how_to_install
 from mltrigger.text import card
@@ -21,6 +22,8 @@ STOP_S = 10.0
 """How long requests under way may take when the server stops."""
 _MOST_SILENT = 1_000
 """The most connections without a request. With more of them the oldest is closed."""
+_TICKET_S = 600.0
+"""How long the address of the cockpit opens it."""
 _OPENS_S = 10.0
 _BACKLOG = 512
 """The connections that are accepted at a time. Their requests are read before the next ones."""
@@ -38,7 +41,14 @@ class Server:
     """
 
     def __init__(
-        self, bus: EventBus, host: str, port: int, doors: Doors, limits: Limits, hooks: Hooks
+        self,
+        bus: EventBus,
+        host: str,
+        port: int,
+        doors: Doors,
+        limits: Limits,
+        hooks: Hooks,
+        cockpit: Cockpit | None = None,
     ) -> None:
         try:
             import uvicorn
@@ -52,9 +62,10 @@ class Server:
         for logger in ("uvicorn", "uvicorn.error"):
             # A library never prints. Users who want its messages configure these loggers.
             logging.getLogger(logger).addHandler(logging.NullHandler())
-        tokens = Tokens(bus.registry)
-        self.token = tokens.passing("serve", ["administer"])
-        self._app = application(bus, tokens, doors, limits, hooks)
+        self._tokens = Tokens(bus.registry)
+        self.token = self._tokens.passing("serve", ["administer"])
+        self._app = application(bus, self._tokens, doors, limits, hooks, cockpit)
+        self._has_cockpit = cockpit is not None
         self._socket = _bound(host, port)
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
@@ -101,8 +112,30 @@ class Server:
         """Whether it answers."""
         return self._thread.is_alive() and self._uvicorn.started
 
+    def cockpit_url(self, read_only: bool = False) -> str:
+        """Return an address that opens the cockpit in a browser, once, within ten minutes.
+
+        Parameters
+        ----------
+        read_only : bool
+            Whether all actions are refused there.
+
+        Raises
+        ------
+        MltriggerError
+            When the server has no cockpit.
+        """
+        if not self._has_cockpit:
+            raise MltriggerError("this server has no cockpit: `mltrigger dashboard` serves one")
+        token = self.token
+        if read_only:
+            token = self._tokens.passing("dashboard", ["read"])
+        ticket = self._app.sessions.ticket(token, "/v1/cockpit", _TICKET_S)
+        return f"{self.url}/v1/cockpit?ticket={ticket}"
+
     def stop(self) -> None:
         """Stop. Requests under way get their answers, streams end. Idempotent."""
+        self._tokens.end_passing()
         self._app.stop()
         self._uvicorn.should_exit = True
         if threading.current_thread() is not self._thread:
@@ -135,6 +168,7 @@ def serve(
     body_s: float = 30.0,
     rate_per_s: float = 2_000.0,
     streams: int = 100,
+    cockpit: Cockpit | None = None,
 ) -> Server:
     """Serve a bus over HTTP beside this notebook: every topic and model version is an API.
 
@@ -163,6 +197,8 @@ def serve(
         The requests of one token a second.
     streams : int
         The most open streams.
+    cockpit : Cockpit, optional
+        The parts of the cockpit. The commands give them. Default: there is no such page.
 
     Returns
     -------
@@ -190,7 +226,7 @@ def serve(
     limits = Limits(round(body_mb * 1024 * 1024), head_s, body_s, rate_per_s, streams)
     hooks = Hooks.of(webhooks or {}, webhook_origins)
     doors = Doors((*LOOPBACK, *hosts), tuple(origins))
-    return Server(bus, host, port, doors, limits, hooks)
+    return Server(bus, host, port, doors, limits, hooks, cockpit)
 
 
 def _bound(host: str, port: int) -> socket.socket:

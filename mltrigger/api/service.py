@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
-from mltrigger.api.access import Holder, Sessions, Tokens
+from mltrigger.api.access import SESSION_S, Holder, Sessions, Tokens
 from mltrigger.api.news import News
 from mltrigger.api.problems import Refused
 from mltrigger.api.settings import Limits
@@ -80,9 +81,20 @@ class Service:
     def __init__(self, bus: EventBus, tokens: Tokens, limits: Limits) -> None:
         self.bus, self.tokens, self.limits = bus, tokens, limits
         self.sessions, self.news = Sessions(), News(bus.wakeup, bus.log.following.ended_since)
+        self.bell = News(bus.wakeup, lambda _: ({0}, 0))
         self._refreshing: asyncio.Task[None] | None = None
         self._rate, self._wrong = Rate(limits.rate_per_s), Rate(5.0)
         self._slow, self._calls = anyio.CapacityLimiter(_MOST_SLOW), 0
+
+    def start(self) -> None:
+        """Begin to look for news. Call it in the event loop."""
+        self.news.start()
+        self.bell.start()
+
+    def stop(self) -> None:
+        """End all streams."""
+        self.news.stop()
+        self.bell.stop()
 
     # -- who may -----------------------------------------------------------------------------------
 
@@ -121,6 +133,12 @@ class Service:
             scope = kind if kind == "administer" else f"{kind}:{what or '*'}"
             raise Refused(403, "not_permitted", f"token {holder.name!r} lacks the scope {scope}")
         return holder
+
+    async def goes_on(self, holder: Holder) -> bool:
+        """Whether a stream of *holder* may go on: its token is valid, and the server runs."""
+        if not self.tokens.is_fresh:
+            await self.refresh()
+        return not self.news.is_over and self.tokens.is_valid(holder)
 
     def count_wrong(self, request: Request) -> None:
         """Count a request that does not prove who sends it. Refuse too many of one client."""
@@ -195,6 +213,19 @@ def session_of(request: Request) -> str:
     return request.cookies.get(cookie_of(request), "")
 
 
+def begin_session(request: Request, response: Response, session: str) -> None:
+    """Give the browser the cookie of a session. No script and no other site can use it."""
+    response.set_cookie(
+        cookie_of(request),
+        session,
+        max_age=int(SESSION_S),
+        path="/",
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+
+
 def bearer(request: Request) -> str:
     """Return the token in the header ``Authorization``. Empty without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -206,9 +237,16 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request. An empty body is an empty object."""
-    body = await request.body()
+async def json_object(request: Request, most_bytes: int | None = None) -> dict[str, Any]:
+    """Return the JSON object of a request. An empty body is an empty object.
+
+    The limit of the server is *most_bytes*, if that is smaller.
+    """
+    body = b""
+    async for part in request.stream():
+        body += part
+        if most_bytes is not None and len(body) > most_bytes:
+            raise Refused(413, "too_large", f"this body has at most {most_bytes} bytes")
     if not body.strip():
         return {}
     if media_type(request) != "application/json":

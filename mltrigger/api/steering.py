@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mltrigger.api.access import SESSION_S
 from mltrigger.api.problems import Refused
 from mltrigger.api.service import (
     Routes,
     aside,
     bearer,
+    begin_session,
     cookie_of,
     json_object,
     session_of,
@@ -87,15 +87,7 @@ class Steering(Routes):
     async def _begin_session(self, request: Request) -> Response:
         token = await self._token(request)
         response = Response(status_code=204)
-        response.set_cookie(
-            cookie_of(request),
-            self._service.sessions.begin(token),
-            max_age=int(SESSION_S),
-            path="/",
-            httponly=True,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
+        begin_session(request, response, self._service.sessions.begin(token))
         return response
 
     async def _end_session(self, request: Request) -> Response:

@@ -17,6 +17,7 @@ from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.completion import add_commands as add_completion_commands
+from mltrigger.cli.dashboard import add_commands as add_dashboard_commands
 from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
 from mltrigger.cli.keeping import add_commands as add_keeping_commands
 from mltrigger.cli.label import add_commands as add_label_commands
@@ -260,6 +261,7 @@ def _parser() -> Parser:
     add_table_commands(commands)
     add_move_commands(commands)
     add_serve_commands(commands)
+    add_dashboard_commands(commands)
     add_metrics_commands(commands)
     add_k8s_commands(commands)
     add_postgres_commands(commands)

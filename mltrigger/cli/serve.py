@@ -105,6 +105,7 @@ def serve(given: argparse.Namespace) -> int:
 
     stopping = stop_on_signals()  # first, because opening the bus takes time
     from mltrigger.api.server import serve as begin
+    from mltrigger.notebook.cockpit.hosted import cockpit
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
@@ -121,6 +122,7 @@ def serve(given: argparse.Namespace) -> int:
             body_mb=given.body_mb,
             rate_per_s=given.rate,
             streams=given.streams,
+            cockpit=cockpit(),
         ) as server,
     ):
         print(f"serving {bus!r} at {server.url}/v1/docs; Ctrl-C or SIGTERM ends it", flush=True)

@@ -102,14 +102,17 @@ class Answerer:
 
     def answer(self, number: int | str, what: Any, args: Any) -> None:
         """Answer one ask. Nothing is ever raised: the view gets the sentence of an error."""
+        self._send({"type": "answer", "id": number, **self.said(what, args)})
+
+    def said(self, what: Any, args: Any) -> dict[str, Any]:
+        """Return the answer as ``value``, or the sentence of an error as ``error``."""
         try:
             with silently():
-                said: dict[str, Any] = {"value": self.value(what, args)}
+                return {"value": self.value(what, args)}
         except Exception as error:
-            said = {"error": sentence(error)}
+            return {"error": sentence(error)}
         except BaseException as error:  # an interrupt of a cell is not for this thread
-            said = {"error": sentence(error, "interrupted")}
-        self._send({"type": "answer", "id": number, **said})
+            return {"error": sentence(error, "interrupted")}
 
     def value(self, what: Any, args: Any) -> dict[str, Any]:
         """Return the answer to one ask.

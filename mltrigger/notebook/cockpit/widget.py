@@ -7,23 +7,17 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
-from mltrigger.errors import Closed, DiskFailed
-from mltrigger.notebook.cockpit import static
+from mltrigger.errors import Closed
+from mltrigger.notebook.cockpit import files, static
 from mltrigger.notebook.cockpit.actions.base import Desk
-from mltrigger.notebook.cockpit.actions.table import controls
 from mltrigger.notebook.cockpit.answering import Answerer, Parts
-from mltrigger.notebook.cockpit.figures import NOTHING
-from mltrigger.notebook.cockpit.looking import Found, Looker
-from mltrigger.notebook.cockpit.texts import now, plain, sentence
-from mltrigger.store.patience import at_once
-from mltrigger.text import visible
+from mltrigger.notebook.cockpit.screen import Screen
 
 if TYPE_CHECKING:
     from mltrigger.broker import SubscriptionSpec
@@ -32,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Dashboard"]
 
-CLOSED, DISK_FAILED = "closed", "stopped by the store"
-"""The states of a bus of which nothing more can come."""
 RATE_HZ = 5.0
 """The shortest time between two changes of the widget. The last state wins."""
 _SHARE = 0.1
@@ -41,23 +33,6 @@ _SHARE = 0.1
 _MOST_REST_S, _POLL_S = 5.0, 1.0
 BEAT_S = 2.0
 """How often the kernel says that it lives. The front end takes long silence for its end."""
-_VIEW = Path(__file__).parent / "view"
-_EMPTY: Mapping[str, Any] = {
-    "picture": {"topics": [], "subscriptions": []},
-    "counts": {},
-    "attempts": {},
-    "depth": {"waiting": 0, "delayed": 0, "in_flight": 0, "dead": 0, "oldest_s": None},
-    **NOTHING,
-    "log": {"rows": 0, "generation": 0},
-    "names": {
-        name: [] for name in ("versions", "topics", "reasons", "roles", "outcomes", "bindings")
-    },
-}
-
-
-def _joined(ending: str) -> str:
-    """Return the files of the view as one text, in the order of their names."""
-    return "\n".join(path.read_text("utf-8") for path in sorted(_VIEW.glob(f"*{ending}")))
 
 
 class Dashboard(anywidget.AnyWidget):
@@ -83,8 +58,8 @@ class Dashboard(anywidget.AnyWidget):
 
     # As text, not as a path: for a path anywidget keeps every widget alive, to load the file again
     # when it changes.
-    _esm = _joined(".js")
-    _css = _joined(".css")
+    _esm = files.MODULE
+    _css = files.STYLE
     state = traitlets.Dict(help="The shown state, as JSON values.").tag(sync=True)
 
     def __init__(
@@ -96,16 +71,12 @@ class Dashboard(anywidget.AnyWidget):
         read_only: bool = False,
     ) -> None:
         self._bus, self._subscription, self._sample = bus, subscription, sample
-        self._read_only = read_only
         self._stopped, self._guard = threading.Event(), threading.RLock()
         self._woken = threading.Event()
-        self._looker = Looker(bus, subscription)
-        self._over, self._outage = "", ""
         self._was_viewed, self._beat_s = False, -math.inf
-        self._found: Found | None = self._looker.look()
-        self._title = _title(bus)
+        self._screen = Screen(bus, subscription, read_only)
         # 0, not None: asks the front end to count its views
-        super().__init__(state={**self._shown(), "at": now()}, _view_count=0)
+        super().__init__(state=self._screen.state, _view_count=0)
         _answer_in_their_subshell(self.comm)
         # the parts hold the widget weakly, so that an unused one can be freed
         me = weakref.ref(self)
@@ -128,7 +99,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         if self._subscription is None:
-            return f"Dashboard({self._title})"
+            return f"Dashboard({self._screen.title})"
         return f"Dashboard({self._subscription.name!r} on {self._subscription.topic!r})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,20 +120,9 @@ class Dashboard(anywidget.AnyWidget):
     def refresh(self) -> bool:
         """Show the present state. Return whether anything new can still come."""
         with self._guard:
-            before = self._seen()
-            try:
-                with at_once():
-                    self._found = self._looker.look()
-                self._outage, self._over = "", ""
-            except Exception as error:  # an outage of ours is shown, and ends with the outage
-                self._outage = sentence(error, "cannot read the log")
-                if self._bus.closed or isinstance(error, Closed):
-                    self._over, self._outage = CLOSED, ""
-                elif isinstance(error, DiskFailed):
-                    self._over = DISK_FAILED
-            if any(a is not b for a, b in zip(before, self._seen(), strict=True)):
-                self._show()
-            return not self._over
+            if self._screen.look():
+                self.state = self._screen.state
+            return not self._screen.is_over
 
     def to_html(self, times: bool = False) -> str:
         """Return the present state as HTML without scripts, every text escaped.
@@ -174,9 +134,9 @@ class Dashboard(anywidget.AnyWidget):
             histogram. Without them a notebook that runs again shows the same: counts by outcome,
             and the newest events in the order of publishing. This form is saved beside the widget.
         """
-        self._looker.forget()  # a trouble of the store is said, too
+        self._screen.forget()  # a trouble of the store is said, too
         self.refresh()
-        return static.page(self._bus, self._looker.spec, self.state, times)
+        return static.page(self._bus, self._screen.spec, self.state, times)
 
     def follow(self) -> bool:
         """Refresh if the front end shows a view. Return as :meth:`refresh`.
@@ -207,34 +167,10 @@ class Dashboard(anywidget.AnyWidget):
     def _heard(self, _: Any, content: Any, __: Any) -> None:
         self._answerer.hear(content)
 
-    # -- what it shows -----------------------------------------------------------------------------
-
-    def _shown(self) -> dict[str, Any]:
-        found = self._found
-        over = self._over and f"The bus is {self._over}"
-        return {
-            "notice": "",
-            "outage": self._outage,
-            "alive": not self._over,
-            "read_only": self._read_only,
-            "bus": {"title": self._title, "state": self._over or "open"},
-            **plain(found.shown if found is not None else _EMPTY),
-            "chosen": self._looker.chosen,
-            "controls": controls(None if found is None else found.state, self._read_only, over),
-        }
-
-    def _seen(self) -> tuple[Any, str, str]:
-        return self._found, self._outage, self._over
-
-    def _show(self) -> None:
-        shown = self._shown()
-        if shown != {name: value for name, value in self.state.items() if name != "at"}:
-            self.state = {**shown, "at": now()}
-
     def _desk(self) -> Desk:
         import mltrigger
 
-        return Desk(self._bus, self._looker.chosen, mltrigger._default is self._bus, self._sample)
+        return Desk(self._bus, self._screen.chosen, mltrigger._default is self._bus, self._sample)
 
 
 # The parts reach the widget through these. It may be gone: then nobody asks.
@@ -254,7 +190,7 @@ def _desk(widget: weakref.ref[Dashboard]) -> Desk:
 def _choose(widget: weakref.ref[Dashboard], name: str | None) -> None:
     """Choose and show at once: the answer comes after the state."""
     dashboard = _of(widget)
-    dashboard._looker.choose(name)
+    dashboard._screen.choose(name)
     dashboard.refresh()
 
 
@@ -276,12 +212,6 @@ def _answer_in_their_subshell(comm: Any) -> None:
     """
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda data, named: named
-
-
-def _title(bus: EventBus) -> str:
-    """Return what the bus is, without an absolute path and without a secret."""
-    where = visible(bus._description)
-    return f"SQLite file {where}" if where.endswith((".db", ".sqlite", ".sqlite3")) else where
 
 
 def _follow(

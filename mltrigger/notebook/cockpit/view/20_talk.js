@@ -6,14 +6,16 @@ const ACT_MS = 600_000;
 const SILENT_MS = 6000;
 const FIRST_MS = 4000;
 const OVER = ["closed", "stopped by the store"];
-const GONE = "The kernel does not answer: run the cell again";
+const GONE = { kernel: "The kernel does not answer: run the cell again", server: "The server does not answer: start it again" };
 
 class Talk {
   constructor(model, changed) {
     this.model = model;
+    // A page of a server says so. In a notebook it is a kernel.
+    this.host = model.get("host") === "server" ? "server" : "kernel";
     this.changed = changed;
     // Saved state looks like a live one, and a restart keeps the page: only what the kernel says by itself proves it.
-    this.word = "waiting for the kernel";
+    this.word = `waiting for the ${this.host}`;
     this.heardAt = null;
     this.waiting = new Map();
     // Another view of the same widget hears these answers, too.
@@ -42,10 +44,10 @@ class Talk {
   }
 
   ask(what, args = {}, limit = ASK_MS) {
-    if (this.word === "kernel gone") return Promise.reject(new Error(GONE));
+    if (this.word === `${this.host} gone`) return Promise.reject(new Error(GONE[this.host]));
     const id = (this.next += 1);
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.end(id, null, "The kernel took too long to answer"), limit);
+      const timer = setTimeout(() => this.end(id, null, `The ${this.host} took too long to answer`), limit);
       this.waiting.set(id, { resolve, reject, timer });
       this.model.send({ type: "ask", id, what, args });
     });
@@ -79,7 +81,7 @@ class Talk {
 
   lose() {
     clearTimeout(this.timer);
-    this.become("kernel gone");
+    this.become(`${this.host} gone`);
   }
 
   wait(limit) {
@@ -90,7 +92,7 @@ class Talk {
   become(word) {
     if (this.word === word) return;
     this.word = word;
-    if (word === "kernel gone") for (const id of [...this.waiting.keys()]) this.end(id, null, GONE);
+    if (word === `${this.host} gone`) for (const id of [...this.waiting.keys()]) this.end(id, null, GONE[this.host]);
     this.changed();
   }
 

@@ -208,7 +208,7 @@ function cockpitOf(model, el) {
     // Unseen, only the end of the kernel is drawn: nothing may look alive that is not.
     if (!state?.picture || (!eyes.seen && cockpit.talk.word === drawnWord)) return;
     drawnWord = cockpit.talk.word;
-    mark(root, "data-gone", cockpit.talk.live || cockpit.talk.word === "waiting for the kernel" ? "no" : "yes");
+    mark(root, "data-gone", cockpit.talk.live || cockpit.talk.word === `waiting for the ${cockpit.talk.host}` ? "no" : "yes");
     head.patch(state);
     buttons.patch();
     cockpit.recorder.patch();
