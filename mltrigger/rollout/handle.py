@@ -209,6 +209,7 @@ class Versioned:
         until: datetime | timedelta | str | None = None,
         limit: int | None = None,
         events: Any = None,
+        source: str | None = None,
         max_rate_per_s: float | None = None,
         effects: Effects = "recorded",
         concurrency: int = 1,
@@ -234,6 +235,8 @@ class Versioned:
         events : optional
             Only these: an event as ``bus.cancel`` takes it, several, or a frame with ``event_id``.
             It goes without *since*, *until* and *limit*.
+        source : str, optional
+            The source of *events* whose id several sources have.
         max_rate_per_s, effects, concurrency, why
             As for :meth:`shadow`.
         wait : bool
@@ -253,6 +256,7 @@ class Versioned:
             until=until,
             limit=limit,
             events=events,
+            source=source,
             max_rate_per_s=max_rate_per_s,
             effects=effects,
             concurrency=concurrency,

@@ -81,6 +81,7 @@ def replay(
     until: Moment = None,
     limit: int | None = None,
     events: Any = None,
+    source: str | None = None,
     max_rate_per_s: float | None = None,
     effects: Effects = "recorded",
     concurrency: int = 1,
@@ -93,7 +94,8 @@ def replay(
             raise InvalidPolicy("events= names all events: leave since, until and limit out")
         settings = _settings(effects, why, by) | {"purpose": _CHOSEN}
         policy = policy_of(spec, concurrency, max_rate_per_s)
-        return _chosen(rollout, spec, version, _numbers(rollout, spec, events), settings, policy)
+        seqs = _numbers(rollout, spec, events, source)
+        return _chosen(rollout, spec, version, seqs, settings, policy)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidPolicy(f"limit = {limit!r:.60}: write a whole number of at least 1")
     meant = str(rollout.meant(spec, version))
@@ -138,10 +140,12 @@ def _chosen(
     return _opened(rollout, spec, given)
 
 
-def _numbers(rollout: Rollout, spec: SubscriptionSpec, events: Any) -> list[int]:
+def _numbers(
+    rollout: Rollout, spec: SubscriptionSpec, events: Any, source: str | None
+) -> list[int]:
     """Return the numbers of the named events of the subscription's topic, in order."""
     found: dict[int, None] = {}
-    for key in dict.fromkeys(named_each(events)):
+    for key in dict.fromkeys(named_each(events, source)):
         there = [each for each in rollout.log.find(key.event_id) if each.topic == spec.topic]
         mine = key.among(there)
         if not mine:

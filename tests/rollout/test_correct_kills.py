@@ -56,7 +56,7 @@ def test_table_is_that_of_a_good_version_after_a_correction_under_kills(
     for name in ("ocr", "table"):
         bus.stop_listening(name)
 
-    correction = sub.correct(sub.history()[1]).start(max_rate_per_s=25)
+    correction = sub.correct(sub.history()[1]).start(max_rate_per_s=12)
     random_ = random.Random(1)
     for _ in range(KILLS):
         process = worker(tmp_path, pages)

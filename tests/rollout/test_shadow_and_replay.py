@@ -341,6 +341,19 @@ def test_replay_of_named_events_calls_the_version_with_those_alone(bus: mt.Event
         sub.replay("1.1.0", events=frame.iloc[:0])
 
 
+def test_replay_of_an_id_that_two_sources_have_asks_for_the_source(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"), name="ocr")
+    bus.publish_batch("documents", [mt.Event(n, id="page", source=f"s{n}") for n in range(2)])
+    bus.wait(progress=False)
+    bus.register(answers("1.1.0"))
+
+    with pytest.raises(mt.AmbiguousEvent, match="say which, source="):
+        sub.replay("1.1.0", events="page")
+    lane = sub.replay("1.1.0", events="page", source="s1", wait=True)
+
+    assert lane.results()["source"].tolist() == ["s1"]
+
+
 def test_replay_at_a_rate_begins_no_more_than_that(bus: mt.EventBus) -> None:
     sub = bus.subscribe("documents", answers("1.0.0"))
     bus.fire("documents", list(range(60)), progress=False)

@@ -156,6 +156,7 @@ import mltrigger as mt
 bus = mt.connect(sys.argv[1])
 sub = bus.subscribe("numbers", mt.model(lambda n: 2 * n, name="twice", version="1.0.0"))
 bus.publish("numbers", 0)
+bus.events("numbers")  # a child of a process that imports pandas would wait for it for ever
 stop = threading.Event()
 
 def busy():

@@ -595,10 +595,10 @@ def forged_names(case: dict[str, Any], bench: Bench) -> None:
 def strange_names(case: dict[str, Any], bench: Bench) -> None:
     names = ["a\u202egnp.exe", "a\nb", "\x1b[2J", HOSTILE.replace("/", "")]
     with watching(bench, _read, *names) as sub:
-        rows = sub.invocations()
+        rows, results = sub.invocations(), sub.results()
         shown = [
-            sub.results().to_string(),
-            sub.results()._repr_html_(),
+            results.to_string(),
+            results._repr_html_(),
             bench.bus.events().to_string(),
         ]  # type: ignore[operator]
 
