@@ -7,6 +7,7 @@ the commit that makes it visible, and costs no second one.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -68,6 +69,16 @@ class Receiving:
         self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]
     ) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
+        self._fresh()
+        self.watched_s = -math.inf
+        """The monotonic time of the last look for all receivers of this process."""
+
+    def _fresh(self) -> None:
+        """Begin without receivers: for the first time, or in a forked child.
+
+        The seats and the held locks are those of the parent.
+        """
+        self._pid = os.getpid()
         self._swept: dict[int, int] = {}
         self._idle: dict[int, int] = {}
         """Subscriptions whose last claim got all, and the number of wake-ups before it."""
@@ -78,8 +89,6 @@ class Receiving:
         self._guard = threading.Lock()
         self.keyed: set[int] = set()
         """Subscriptions with keys of which this process had deliveries."""
-        self.watched_s = -math.inf
-        """The monotonic time of the last look for all receivers of this process."""
 
     def receive(
         self,
@@ -89,6 +98,8 @@ class Receiving:
         generation: str | None = None,
     ) -> Sequence[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
+        if os.getpid() != self._pid:
+            self._fresh()
         key = f"ready:{subscription.id}"
         self._wakeup.join(key, f"topic:{subscription.topic}")
         seen = self._wakeup.generation(key)
@@ -146,6 +157,8 @@ class Receiving:
 
     def hand_over(self, transaction: Transaction, topic: str, woken: Collection[str]) -> None:
         """Claim for receivers of *topic* that wait in this process, once others see it."""
+        if os.getpid() != self._pid:
+            self._fresh()
         with self._guard:
             seats = [
                 seat
