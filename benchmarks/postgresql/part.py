@@ -97,7 +97,7 @@ def _publishing(
 def _consuming(
     running: Postgres, pool: ProcessPoolExecutor, options: Options, rates: Rates
 ) -> None:
-    batches = options.size(40, 6)
+    batches = options.size(40, 20)
     for case, processes in _CONSUMING:
         for who in ("mltrigger", "cursor", "rows"):
             with schema(running) as name:
@@ -236,7 +236,7 @@ def _notes(options: Options, rounds: int) -> list[str]:
             " holds it to its end."
         ),
         (
-            f"Consuming {options.size(40, 6) * BATCH:,} events: mltrigger from the start of its"
+            f"Consuming {options.size(40, 20) * BATCH:,} events: mltrigger from the start of its"
             " listeners to the last recorded outcome, its model returns None. Bare: settlement and"
             " the next claim in one synchronous commit, a lease, a lot, an outcome an event and a"
             " count; by rows: a row of a queue for each event, SKIP LOCKED, without the lock."
