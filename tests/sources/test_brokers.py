@@ -237,6 +237,7 @@ def child(*arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow(every=2)
 def test_killed_between_record_and_acknowledge_nothing_is_lost(
     server: Server, name: str, file: Path
 ) -> None:
@@ -258,6 +259,7 @@ def test_killed_between_record_and_acknowledge_nothing_is_lost(
         assert len(bus.events()) == 10 + again
 
 
+@pytest.mark.slow(every=2)
 def test_paused_nothing_is_taken_and_a_restart_loses_nothing(
     server: Server, name: str, bus: mt.EventBus, tmp_path: Path
 ) -> None:

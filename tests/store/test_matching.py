@@ -183,6 +183,7 @@ def asked(case: dict[str, Any], clock: SimulatedClock) -> dict[str, Any]:
     return {name: value for name, value in case.items() if not name.endswith("_s")} | times
 
 
+@pytest.mark.slow(every=2)
 def test_filters_find_the_attempts_that_a_look_at_the_whole_frame_finds(
     lived: mt.EventBus, clock: SimulatedClock
 ) -> None:
