@@ -19,7 +19,7 @@ def confirm(deed: str, advice: str) -> None:
     Raises
     ------
     MltriggerError
-        When the answer is no, or nobody can be asked.
+        When the answer is no, or there is no terminal to ask at.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise MltriggerError(f"this would {deed}: {advice}; nothing was changed")

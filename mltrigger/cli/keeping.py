@@ -1,4 +1,4 @@
-"""The commands ``alias``, ``retain`` and ``backup``: names of versions, and what is kept."""
+"""The commands ``alias``, ``retain`` and ``backup``."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _loaded(text: Any) -> Any:
 
 
 def width() -> int | None:
-    """Return the columns of the terminal, ``None`` if nobody looks at one."""
+    """Return the columns of the terminal, ``None`` without a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

@@ -1,4 +1,4 @@
-"""The names of a bus for completion: a list that a thread keeps fresh, so that nobody waits."""
+"""The names of a bus for completion. A thread keeps the list fresh."""
 
 from __future__ import annotations
 

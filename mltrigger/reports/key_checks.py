@@ -18,7 +18,7 @@ _MOST = 0.5
 
 
 def keys(store: Store, spec: SubscriptionSpec, now_us: int) -> Iterator[Finding]:
-    """Return what the keys of open events say about the settings of *spec*."""
+    """Return findings about the settings of *spec*, from the keys of open events."""
     if spec.policy.key is None or store.hides_data:
         return
     with store.snapshot() as reader:

@@ -25,7 +25,7 @@ MOST = 64
 REPEATS = 3
 """How often an item is written again whose session was cut."""
 LOOK_S = 0.05
-"""A waiting thread looks again after so long. Whoever wrote for it may have been interrupted."""
+"""A waiting thread looks again after so long. Its writer may have been interrupted."""
 
 Together = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 
@@ -33,7 +33,7 @@ Together = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 class Commit:
     """A commit, of one transaction or of many items. Its number is 0 until it is visible.
 
-    ``since_s`` is the monotonic time when somebody began to wait for it.
+    ``since_s`` is the monotonic time of the first wait for it.
     """
 
     __slots__ = ("has_begun", "is_asked", "number", "since_s")
@@ -230,7 +230,7 @@ class Combined(abc.ABC):
 
     @abc.abstractmethod
     def _failed(self, error: Exception) -> StoreError:
-        """Return the error that says what an *error* of the database means."""
+        """Return the error that explains an *error* of the database."""
 
     # -- the same for all --------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ class Pages:
         return _Walk(self._reader, sql, self._timer, before)
 
     def _select(self, columns: Sequence[str]) -> str:
-        """Return the SELECT of *columns*, the row, and what has to be looked at here."""
+        """Return the SELECT of *columns*, of the row, and of the columns to look at here."""
         more = ["i.id"]
         if self._is_looked_at:
             more += [_SHOWN, "i.subscription_id"]

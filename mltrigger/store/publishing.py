@@ -77,7 +77,7 @@ class Plain(NamedTuple):
 
 Samples = Plain | Sequence[Encoded]
 Asked = tuple[str, Samples]
-"""The name of a topic, and what to publish there."""
+"""The name of a topic, and the events for it."""
 
 
 _OTHERS = Event, bytes, bytearray

@@ -85,7 +85,7 @@ class Receiving:
         self._seats: dict[int, _Seat] = {}
         self._taken: set[_Seat] = set()
         self._unclear: dict[int, _Seat] = {}
-        """Seats of which the store did not say what became of them."""
+        """Seats whose claim may have failed or not. The store knows."""
         self._guard = threading.Lock()
         self.keyed: set[int] = set()
         """Subscriptions with keys of which this process had deliveries."""

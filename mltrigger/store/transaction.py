@@ -187,7 +187,7 @@ class Store(Protocol):
         """Call *action* with a transaction and *given*, and commit. Return its result.
 
         Callers at the same time share one commit. Those with the same *action* share one call. It
-        gets what each has given, and returns the result for each. So it runs in the thread of any
+        gets the value of each, and returns the result for each. So it runs in the thread of any
         of them, and again if another one fails: it keeps nothing from a call before.
         """
 
@@ -239,7 +239,7 @@ class Store(Protocol):
         """Give free space back, by and by, after a deletion. Returns at once."""
 
     def lost(self) -> tuple[str, str] | None:
-        """Return why nothing can be stored any more, and what to do, else ``None``.
+        """Return why nothing can be stored any more, and the next step, else ``None``.
 
         The open file has lost its name or content, or the disk has failed.
         """

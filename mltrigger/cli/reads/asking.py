@@ -1,4 +1,4 @@
-"""The commands ``audit``, ``explain`` and ``trace``: does it add up, why, and what came of it."""
+"""The commands ``audit``, ``explain`` and ``trace``. Each answers one question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands ``results``, ``dead-letters`` and ``tail``: what became of events."""
+"""The commands ``results``, ``dead-letters`` and ``tail``. They list attempts."""
 
 from __future__ import annotations
 

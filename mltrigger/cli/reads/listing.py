@@ -1,4 +1,4 @@
-"""The command ``ls``: what is on a bus."""
+"""The command ``ls``. It lists topics, models and subscriptions."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _FEW_REASONS = 200
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """One look at what is chosen.
+    """One look at the chosen subscription, or at all.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Found:
 
 
 class Looker:
-    """Looks at a bus, and reads only what has changed since the last look.
+    """Looks at a bus. Reads only changes since the last look.
 
     Parameters
     ----------

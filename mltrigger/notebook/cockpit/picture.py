@@ -124,7 +124,7 @@ def summed(depths: Sequence[Depth]) -> Depth:
 
 
 class Painter:
-    """Makes pictures of one bus. Each reads what changes, and no attempt.
+    """Makes pictures of one bus. Each reads counts, and no attempt.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ class Pool:
             return True
 
     def close(self) -> None:
-        """Drop what waits. What runs may end. Idempotent."""
+        """Drop the waiting jobs. Running ones may end. Idempotent."""
         with self._changed:
             self._closed = True
             self._waiting.clear()

@@ -75,7 +75,7 @@ def json_hint(head: str, limit: int) -> str:
 
 
 def failed(error_type: str | None, error: str | None, reason: str | None) -> str:
-    """Return what went wrong with an attempt as one text, empty if nothing did."""
+    """Return the failure of an attempt as one text, empty without one."""
     return ": ".join(part for part in (error_type, error or reason) if part)
 
 

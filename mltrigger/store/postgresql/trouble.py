@@ -1,4 +1,4 @@
-"""Errors of a server, in our words: whether it will come back, and what to do."""
+"""Errors of a server, in our words. Each says whether it passes, and the next step."""
 
 from __future__ import annotations
 

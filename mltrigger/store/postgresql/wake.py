@@ -91,7 +91,7 @@ class PostgresWakeup(Wakeup):
                 self._said.notify()
 
     def close(self) -> None:
-        """Wake everybody, say what is left to say, and end the sessions."""
+        """Wake everybody, send the last notification, and end the sessions."""
         super().close()
         if os.getpid() != self._pid:
             return

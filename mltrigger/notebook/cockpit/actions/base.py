@@ -1,4 +1,4 @@
-"""The parts of an action: where it is done, how it is prepared, and what it tells."""
+"""The parts of an action: its place, its preparation and its answer."""
 
 from __future__ import annotations
 
