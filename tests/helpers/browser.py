@@ -47,7 +47,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Lab:
-    """JupyterLab in *folder*."""
+    """JupyterLab in *folder*, and Notebook 7 of the same server."""
 
     def __init__(self, folder: Path, browser: Browser) -> None:
         with socket.socket() as probe:
@@ -64,15 +64,17 @@ class Lab:
         )
         wait_until(self._answers, timeout_s=90)
 
-    def open(self, *cells: str, width: int = 1280, scheme: str = "light") -> Page:
-        """Open a notebook of *cells*, connected to a new kernel."""
+    def open(
+        self, *cells: str, width: int = 1280, scheme: str = "light", front: str = "lab/tree"
+    ) -> Page:
+        """Open a notebook of *cells*, connected to a new kernel. *front* is its address."""
         name = f"{secrets.token_hex(4)}.ipynb"
         nbformat.write(notebook(*cells), self._folder / name)
         page = self._browser.new_page(
             viewport={"width": width, "height": 1100},
             color_scheme="dark" if scheme == "dark" else "light",
         )
-        page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset&token={self._token}")
+        page.goto(f"http://127.0.0.1:{self._port}/{front}/{name}?reset&token={self._token}")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=90_000)
         page.evaluate(_CONNECTED)
         return page
@@ -115,6 +117,7 @@ class Lab:
                 f"--ServerApp.root_dir={self._folder}",
             ),
             "--LabApp.expose_app_in_browser=True",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
         ]
 
     def _environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What only a browser can show: the cockpit in a real JupyterLab, one whose kernel is gone, and a
+"""What only a browser can show: the cockpit in a real JupyterLab and Notebook 7, one whose kernel is gone, and a
 notebook saved as HTML.
 """
 
@@ -339,6 +339,18 @@ def test_recorded_clicks_become_a_cell_that_runs(live: Page) -> None:
     before = len(printed(live, "*paused_at").split())
     ran(live, source)
     assert len(printed(live, "*paused_at").split()) == before + 1
+
+
+@pytest.mark.needs("notebook")
+def test_notebook_7_shows_it_alive_leaves_it_its_keys_and_pauses_during_a_cell(lab: Lab) -> None:
+    page = opened(lab, front="notebooks")
+
+    test_cockpit_lives_and_nothing_of_an_event_is_more_than_text(page)
+    test_keys_in_the_table_do_not_reach_the_notebook(page)
+    test_counts_rise_while_a_cell_runs(page)
+    test_pause_during_a_cell_of_60_s_takes_effect_in_under_300_ms(page)
+    test_recorded_clicks_become_a_cell_that_runs(page)
+    page.close()
 
 
 # -- its life --------------------------------------------------------------------------------------
