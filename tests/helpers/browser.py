@@ -54,7 +54,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Lab:
-    """JupyterLab in *folder*."""
+    """JupyterLab in *folder*, and Notebook 7 of the same server."""
 
     def __init__(self, folder: Path, browser: Browser) -> None:
         with socket.socket() as probe:
@@ -71,13 +71,22 @@ class Lab:
         )
         wait_until(self._answers, timeout_s=90)
 
-    def open(self, *cells: str, width: int = 1280, page: Page | None = None) -> Page:
-        """Open a notebook of *cells*, connected to a new kernel. It replaces that of *page*."""
+    def open(
+        self,
+        *cells: str,
+        width: int = 1280,
+        front: str = "lab/tree",
+        page: Page | None = None,
+    ) -> Page:
+        """Open a notebook of *cells*, connected to a new kernel. It replaces that of *page*.
+
+        *front* is the address of the frontend, for a new page.
+        """
         name = f"{secrets.token_hex(4)}.ipynb"
         nbformat.write(notebook(*cells), self._folder / name)
         if page is None:
             page = self._browser.new_page(viewport={"width": width, "height": 1100})
-            page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset&token={self._token}")
+            page.goto(f"http://127.0.0.1:{self._port}/{front}/{name}?reset&token={self._token}")
         else:
             page.evaluate(_REPLACED, name)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=90_000)
@@ -122,6 +131,7 @@ class Lab:
                 f"--ServerApp.root_dir={self._folder}",
             ),
             "--LabApp.expose_app_in_browser=True",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
         ]
 
     def _environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What only a browser can show: the cockpit in a real JupyterLab, one whose kernel is gone, and a
+"""What only a browser can show: the cockpit in a real JupyterLab and Notebook 7, one whose kernel is gone, and a
 notebook saved as HTML.
 """
 
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -98,11 +98,11 @@ def another(lab: Lab) -> Iterator[Page]:
     page.close()
 
 
-def opened(lab: Lab, page: Page | None = None) -> Page:
+def opened(lab: Lab, **options: Any) -> Page:
     from browser import menu
     from playwright.sync_api import expect
 
-    page = lab.open(SETUP + LOGGED, SHOW, PID, page=page)
+    page = lab.open(SETUP + LOGGED, SHOW, PID, **options)
     page.evaluate(CLICKED)
     menu(page, "Run", "Run All Cells")
     expect(page.locator(".mlt-pill")).to_have_text("listening", timeout=60_000)
@@ -349,6 +349,18 @@ def test_recorded_clicks_become_a_cell_that_runs(live: Page) -> None:
     assert len(printed(live, "*paused_at").split()) == before + 1
 
 
+@pytest.mark.needs("notebook")
+def test_notebook_7_shows_it_alive_leaves_it_its_keys_and_pauses_during_a_cell(lab: Lab) -> None:
+    page = opened(lab, front="notebooks")
+
+    test_cockpit_lives_and_nothing_of_an_event_is_more_than_text(page)
+    test_keys_in_the_table_do_not_reach_the_notebook(page)
+    test_counts_rise_while_a_cell_runs(page)
+    test_pause_during_a_cell_of_60_s_takes_effect_in_under_300_ms(page)
+    test_recorded_clicks_become_a_cell_that_runs(page)
+    page.close()
+
+
 # -- its life --------------------------------------------------------------------------------------
 
 
@@ -372,7 +384,7 @@ def test_after_a_restart_and_after_the_death_of_its_kernel_a_cockpit_says_that_i
     from browser import menu
     from playwright.sync_api import expect
 
-    page = opened(lab, another)
+    page = opened(lab, page=another)
     menu(page, "Kernel", "Restart Kernel…")
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     is_gone(page)

@@ -120,6 +120,34 @@ def test_no_number_is_cut_and_nothing_is_wider_than_the_page(opened: Any, width:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, place
 
 
+def test_two_hundred_subscriptions_stand_side_by_side_and_none_covers_another(opened: Any) -> None:
+    page = opened(chosen=None)
+    page.evaluate(
+        """() => {
+            const { picture } = window.fake.state;
+            const one = picture.subscriptions[0];
+            const all = Array.from({ length: 200 }, (_, i) => ({ ...one, name: `reader-${i}`, topic: `topic-${i % 20}`, emits: i === 7 ? ["out"] : [] }));
+            window.fake.change({ picture: { topics: [], subscriptions: all } });
+        }"""
+    )
+    page.locator(".mlt-node", has_text="reader-199").wait_for(state="attached")
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".mlt-node")].map((node) => node.getBoundingClientRect().toJSON())"""
+    )
+
+    assert len(boxes) == 221
+    assert len({round(box["left"]) for box in boxes}) >= 6  # topics and readers of three columns
+    ordered = sorted(boxes, key=lambda box: box["top"])
+    assert not [
+        (one, other)
+        for i, one in enumerate(ordered)
+        for other in ordered[i + 1 :]
+        if other["top"] < one["bottom"]
+        and one["left"] < other["right"]
+        and other["left"] < one["right"]
+    ]
+
+
 def test_hostile_text_in_every_field_stays_text(opened: Any) -> None:
     page = opened(hostile=HOSTILE, chosen=None)
     page.locator(".mlt-subscription").nth(1).click()
