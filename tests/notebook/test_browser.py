@@ -90,11 +90,19 @@ def live(lab: Lab) -> Iterator[Page]:
     page.close()
 
 
-def opened(lab: Lab, *more: str, **options: Any) -> Page:
+@pytest.fixture(scope="module")
+def another(lab: Lab) -> Iterator[Page]:
+    """A page whose notebook each test replaces: to load JupyterLab takes ten times as long."""
+    page = lab.open()
+    yield page
+    page.close()
+
+
+def opened(lab: Lab, **options: Any) -> Page:
     from browser import menu
     from playwright.sync_api import expect
 
-    page = lab.open(SETUP + LOGGED, SHOW, PID, *more, **options)
+    page = lab.open(SETUP + LOGGED, SHOW, PID, **options)
     page.evaluate(CLICKED)
     menu(page, "Run", "Run All Cells")
     expect(page.locator(".mlt-pill")).to_have_text("listening", timeout=60_000)
@@ -371,12 +379,12 @@ def test_a_kernel_that_stands_still_is_gone_until_it_goes_on(live: Page) -> None
 
 
 def test_after_a_restart_and_after_the_death_of_its_kernel_a_cockpit_says_that_it_is_gone(
-    lab: Lab,
+    lab: Lab, another: Page
 ) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
-    page = opened(lab, scheme="dark", width=1000)
+    page = opened(lab, page=another)
     menu(page, "Kernel", "Restart Kernel…")
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     is_gone(page)
@@ -386,10 +394,12 @@ def test_after_a_restart_and_after_the_death_of_its_kernel_a_cockpit_says_that_i
     expect(tile(page, "succeeded")).to_have_text("36", timeout=30_000)
     os.kill(pid_of(page), signal.SIGKILL)
     is_gone(page)
-    page.close()
+    page.get_by_role("dialog").get_by_role("button", name="Ok").click()
 
 
-def test_closed_bus_and_failed_disk_are_said_and_nothing_can_be_clicked(lab: Lab) -> None:
+def test_closed_bus_and_failed_disk_are_said_and_nothing_can_be_clicked(
+    lab: Lab, another: Page
+) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
@@ -406,17 +416,18 @@ except mt.DiskFailed:
     print("refused")
 """
     for last, word in (("bus.close()", "bus closed"), (fails, "bus stopped by the store")):
-        page = lab.open(SETUP, SHOW, last)
+        page = lab.open(SETUP, SHOW, last, page=another)
         menu(page, "Run", "Run All Cells")
 
         expect(page.locator(".mlt-pill")).to_have_text(word, timeout=60_000)
         expect(page.locator(".mlt-pill")).to_have_attribute("data-live", "off")
         expect(page.locator(".mltrigger-cockpit [data-action]:enabled")).to_have_count(0)
         expect(page.locator(".mlt-updated")).to_contain_text("last updated 20")
-        page.close()
 
 
-def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab: Lab) -> None:
+def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(
+    lab: Lab, another: Page
+) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
@@ -435,7 +446,7 @@ def parse(mail):
 
 mt.fire("mails", [1, 2]).open
 """
-    page = lab.open(fails)
+    page = lab.open(fails, page=another)
     menu(page, "Run", "Run All Cells")
 
     bar = page.locator(".mltrigger-progress")
@@ -444,7 +455,6 @@ mt.fire("mails", [1, 2]).open
     )
     expect(bar).to_contain_text("mails: 2 of 2 outcomes in ", timeout=30_000)
     assert page.locator(".mltrigger-progress progress").count() == 0
-    page.close()
 
 
 @pytest.mark.parametrize("state", [False, True], ids=["without widget state", "with widget state"])
