@@ -181,6 +181,23 @@ def test_texts_can_be_read_where_colours_are_forced_and_with_more_contrast(opene
     assert violations(page) == []
 
 
+def test_bars_and_dots_are_seen_where_colours_are_forced(opened: Any) -> None:
+    page = opened()
+    page.emulate_media(forced_colors="active")
+    tab(page, "Invocations")
+    page.locator('.mlt-space .mlt-row[aria-rowindex="2"]').click()
+    page.locator(".mlt-model").first.wait_for()
+    colours = page.evaluate(
+        """() => {
+            const colour = (query, part) => getComputedStyle(document.querySelector(query), part).backgroundColor;
+            return [colour(".mltrigger-cockpit"), colour(".mlt-model"), colour(".mlt-pill", "::before"),
+                colour('.mlt-tile[data-key="dead"] dt', "::before"), colour(".mlt-node-state", "::before")];
+        }"""
+    )
+
+    assert colours[0] not in colours[1:]
+
+
 # -- the table -------------------------------------------------------------------------------------
 
 
