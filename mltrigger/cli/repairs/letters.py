@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.confirming import add_yes, confirm
 from mltrigger.cli.filtering import add_filters, chosen
-from mltrigger.cli.output import add_output, show
+from mltrigger.cli.output import add_output, show, show_row
 from mltrigger.cli.parsing import filled
 from mltrigger.cli.reading import read
 from mltrigger.cli.subscribed import calling, command, opened
@@ -60,7 +60,7 @@ def _redrive(given: argparse.Namespace) -> int:
             return 0
         _confirm(given, len(events), f"deliver {count(len(events), 'dead letter')} again")
         sent = int(sub.redrive(events, rate_per_s=given.rate_per_s, **settings))
-    print(f"{count(sent, 'dead letter')} sent again")
+    _tell(given, f"{count(sent, 'dead letter')} sent again", sent=sent)
     return 0
 
 
@@ -72,8 +72,15 @@ def _discard(given: argparse.Namespace) -> int:
             return 0
         _confirm(given, len(events), f"put {count(len(events), 'dead letter')} away for good")
         away = int(sub.discard(events, given.why))
-    print(f"{count(away, 'dead letter')} put away")
+    _tell(given, f"{count(away, 'dead letter')} put away", discarded=away)
     return 0
+
+
+def _tell(given: argparse.Namespace, said: str, **done: int) -> None:
+    if given.form == "table":
+        print(said)
+    else:
+        show_row(given.form, subscription=given.name, **done)
 
 
 def _shown(tried: pd.DataFrame) -> list[str]:
