@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.output import add_output, show, write
+from mltrigger.cli.reads.names import names_in_file
 from mltrigger.cli.subscribed import add_url, on_bus
 from mltrigger.text import one_line
 
@@ -42,6 +43,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
+    if given.names and (names := names_in_file(given.url, given.what)) is not None:
+        return _list_names(names, given.form)
     with on_bus(given) as bus:
         if given.names:
             return _list_names(_names(bus, given.what), given.form)

@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.confirming import said_when_stopped
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_why, better, calling, command
@@ -156,7 +157,8 @@ def _correct(given: argparse.Namespace) -> int:
                 why=given.why,
             )
         if given.wait_s is not None:
-            correction.wait(given.wait_s)
+            with said_when_stopped(lambda: f"{correction!r} goes on; --stop ends it"):
+                correction.wait(given.wait_s)
         late = given.wait_s is not None and correction.state != "done"
         if given.form != "table":
             show_correction(correction, given.form)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.confirming import said_when_stopped
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_effects, add_why, calling, command, opened
@@ -71,7 +72,8 @@ def _replay(given: argparse.Namespace) -> int:
     with calling(given) as sub:
         lane = sub.replay(given.version, **times, **_settings(given))
         if given.wait_s is not None:
-            lane.wait(given.wait_s)
+            with said_when_stopped(lambda: f"{_line(lane)}; lanes {sub.name} --stop ends it"):
+                lane.wait(given.wait_s)
         _tell(lane, given.form)
         waits_in_vain = given.wait_s is not None and lane.state != "done"
     return int(waits_in_vain)
