@@ -20,6 +20,9 @@ from mltrigger.store.following import Following
 from mltrigger.store.glance import Glance
 from mltrigger.store.keys import time_of
 from mltrigger.store.labels import Labels
+from mltrigger.store.letters import FIRST_SEQ, Letters
+from mltrigger.store.matched import Counted
+from mltrigger.store.matching import Matching
 from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
@@ -225,6 +228,34 @@ class Log(AttemptLog):
         return next((subject for (subject,) in rows), None)
 
     # -- dead letters ------------------------------------------------------------------------------
+
+    def dead_seqs(
+        self, subscription_id: int, wanted: Matching, up_to: int, size: int = 1_000
+    ) -> Iterator[list[int]]:
+        """Yield the events of open dead letters that match, in their order, up to *size* at once.
+
+        *up_to* is the newest record to look at. Nothing is held between two lists.
+        """
+        after: int | None = FIRST_SEQ
+        while after is not None:
+            with self._store.snapshot() as reader:
+                found = Letters(reader, subscription_id, wanted, up_to).step(after, size)
+            after = found.after
+            if found.seqs:
+                yield found.seqs
+
+    def count_dead(
+        self,
+        subscription_id: int,
+        wanted: Matching,
+        up_to: int,
+        budget_s: float | None = None,
+    ) -> Counted:
+        """Return the number of open dead letters that match. It ends with the time."""
+        end_s = None if budget_s is None else self._timer() + budget_s
+        with self._store.snapshot() as reader:
+            letters = Letters(reader, subscription_id, wanted, up_to)
+            return letters.count(lambda: end_s is not None and self._timer() > end_s)
 
     def dead_reasons(self, subscription_id: int) -> dict[str, int]:
         """Return the number of open dead letters by reason, the most frequent first."""

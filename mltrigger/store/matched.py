@@ -19,6 +19,7 @@ from mltrigger.store.attempts import (
 )
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.event_keys import Keys
+from mltrigger.store.marks import Marks
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES
 from mltrigger.store.transaction import Reader, Row
@@ -137,6 +138,15 @@ class Pages:
         while walk.is_under_way and n <= at_most and not is_over():
             n += walk.count(at_most + 1 - n)
         return Counted(min(n, at_most), n <= at_most and not walk.is_under_way)
+
+    def count_events(self, up_to: int, budget_s: float | None) -> Counted:
+        """Return the number of events. See :meth:`mltrigger.store.log.Log.count_events`."""
+        is_over, seen = self._alarm(budget_s), Marks()
+        walk = self._walk(("seq",), up_to + 1)
+        while walk.is_under_way and not is_over():
+            for seq, *_ in walk.step(_MOST):
+                seen.add(seq)
+        return Counted(seen.n, not walk.is_under_way)
 
     def _tallied(self) -> int:
         wanted = self._matching

@@ -209,32 +209,87 @@ def test_export_takes_bare_file_names_only(front: Front, path: str) -> None:
 
 def test_bulk_redrive_takes_all_that_match_at_a_rate(bus: mt.EventBus, front: Front) -> None:
     found = front.act("bulk_redrive", filter={"reason": "rejected"}, rate_per_s=1000)
-    assert 'sub.redrive(sub.dead_letters(reason="rejected"), rate_per_s=1000)' in found["code"]
-    assert found["number"] == 4
+    up_to = found["bound"]["up_to"]
+    said = f'sub.redrive(where={{"reason": "rejected", "up_to": {up_to}}}, rate_per_s=1000)'
+    assert said in found["code"]
+    assert (found["number"], found["number_is"]) == (4, "exact")
     until_settled(bus)
     assert len(bus.subscription("pages").invocations()) == 24
     with pytest.raises(Refused, match="matches the filter"):
         front.act("bulk_redrive", filter={"text": "nothing like that"})
 
 
-def test_all_dead_letters_are_counted_without_reading_them(
-    bus: mt.EventBus, front: Front, monkeypatch: Any
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_what_matches_is_counted_in_the_store(front: Front, action: str, monkeypatch: Any) -> None:
+    for name in ("dead_letters", "dead_keys"):
+        monkeypatch.setattr(front.widget._bus.log, name, None)
+    monkeypatch.setattr(mt.Subscription, "invocations", None)
+    args = {"filter": {"reason": "rejected"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert (found["number"], found["number_is"]) == (4, "exact")
+
+
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_a_count_that_takes_too_long_says_at_least(
+    bus: mt.EventBus, front: Front, action: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(bus.log, "dead_letters", None)
-    assert front.act("bulk_discard", go=False, filter={}, reason="known")["number"] == 4
+    monkeypatch.setattr("mltrigger.notebook.cockpit.actions.bulk.COUNT_S", -1.0)
+    args = {"filter": {"reason": "rejected"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert (found["number_is"], "at least" in found["says"]) == ("at least", True)
+    done = front.act(action, **args, **found["bound"])
+    assert (done["number"], done["done"]) == (None, True)
 
 
-def test_dead_letters_that_were_not_confirmed_are_not_put_away(
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_what_matches_later_than_it_was_counted_is_not_touched(
+    bus: mt.EventBus, front: Front, action: str
+) -> None:
+    sub = bus.subscription("pages")
+    before = {*sub.dead_letters()["event_id"]}
+    args = {"filter": {"outcome": "dead"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert found["number"] == len(before) == 4
+    bus.fire("pages", PAGES, progress=False)
+    later = {*sub.dead_letters()["event_id"]} - before
+
+    front.act(action, **args, **found["bound"])
+
+    until_settled(bus)
+    if action == "replay":
+        wait_until(lambda: len(sub.invocations(role="replay")) == 4)
+        assert {*sub.invocations(role="replay")["event_id"]} == before
+    elif action == "bulk_redrive":
+        again = sub.invocations().query("attempt == 2")["event_id"]
+        assert {*again} == before
+    else:
+        assert {*sub.dead_letters()["event_id"]} == later
+
+
+def test_a_dead_letter_that_died_again_meanwhile_is_another_one(
     bus: mt.EventBus, front: Front
 ) -> None:
+    sub = bus.subscription("pages")
     args = {"filter": {}, "reason": "known"}
-    n = front.act("bulk_discard", go=False, **args)["number"]
-    bus.fire("pages", PAGES, progress=False)
-    with pytest.raises(Refused, match="8 events match by now, and 4 were confirmed"):
-        front.ask("act", action="bulk_discard", args=args, go=True, number=n)
-    assert len(bus.subscription("pages").dead_letters()) == 8
-    assert front.ask("act", action="bulk_discard", args=args, go=True, number=8)["done"]
-    assert bus.subscription("pages").dead_letters().empty
+    found = front.act("bulk_discard", go=False, **args)
+    first = sub.dead_letters()["event_id"].iloc[0]
+    sub.redrive(first)
+    until_settled(bus)
+
+    front.act("bulk_discard", **args, **found["bound"])
+
+    assert sub.dead_letters()["event_id"].tolist() == [first]
+
+
+def test_a_long_bulk_action_is_done_in_parts_and_says_how_far_it_is(
+    bus: mt.EventBus, front: Front, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 1)
+    monkeypatch.setattr("mltrigger.notebook.cockpit.answering._TELL_S", 0.0)
+    args = {"action": "bulk_discard", "args": {"filter": {}, "reason": "known"}, "go": True}
+    number = front.begin("act", args)
+    assert "4 dead letters put away" in front.end(number)["says"]
+    assert [m["done"] for m in front.told(number, "progress")] == [1, 2, 3, 4]
 
 
 def test_bulk_discard_keeps_to_the_filter(bus: mt.EventBus, front: Front) -> None:

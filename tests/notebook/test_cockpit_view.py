@@ -271,7 +271,11 @@ def test_bulk_action_says_its_number_and_asks_before_it_acts(opened: Any) -> Non
     assert acted(page) == [
         {
             "action": "bulk_redrive",
-            "args": {"filter": {"subscription": "ocr", "outcome": "dead"}, "rate_per_s": 50},
+            "args": {
+                "filter": {"subscription": "ocr", "outcome": "dead"},
+                "rate_per_s": 50,
+                "up_to": 1_000_000,
+            },
         }
     ]
     expect(page.locator(".mlt-foot code")).to_contain_text("rate_per_s=50")
@@ -526,7 +530,7 @@ def test_an_action_is_about_the_subscription_that_its_dialog_was_opened_for(open
     assert acted(page) == [{"action": "rollback", "args": {"subscription": "ocr"}}]
 
 
-def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> None:
+def test_a_refused_bulk_action_says_why_and_counts_again(opened: Any) -> None:
     from playwright.sync_api import expect
 
     page = opened()
@@ -539,7 +543,7 @@ def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> Non
         """() => {
             const act = fake.act.bind(fake);
             fake.act = (args) => {
-                if (args.go && args.number !== fake.total) throw new Error("confirm again");
+                if (args.go && args.args.up_to !== fake.total) throw new Error("try again");
                 return act(args);
             };
             fake.total += 7;
@@ -547,13 +551,32 @@ def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> Non
     )
     confirm.click()
 
-    expect(dialog.get_by_role("alert")).to_have_text("confirm again")
+    expect(dialog.get_by_role("alert")).to_have_text("try again")
     again = dialog.get_by_role("button", name="Discard 1,000,007 events")
     expect(again).to_be_enabled()
     assert acted(page) == []
     again.click()
     dialog.wait_for(state="detached")
-    assert len(acted(page)) == 1
+    assert [one["args"]["up_to"] for one in acted(page)] == [1_000_007]
+
+
+def test_a_long_bulk_action_shows_how_far_it_is(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.evaluate("fake.numberIs = 'at least'")
+    page.get_by_role("button", name="Discard all").click()
+    dialog = page.get_by_role("dialog", name="Discard all")
+    confirm = dialog.get_by_role("button", name="Discard at least 1,000,000 events")
+    expect(confirm).to_be_enabled()
+    page.evaluate("fake.slow = 12_000")
+    confirm.click()
+
+    expect(dialog.locator(".mlt-number-line")).to_have_text(
+        "12,000 of at least 1,000,000 events done"
+    )
+    expect(confirm).to_be_disabled()
 
 
 def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:

@@ -86,6 +86,8 @@ export class FakeKernel {
   send({ id, what, args }) {
     this.sent.push({ what, args });
     if (!this.alive) return;
+    // A long action says how far it is, and ends when the test lets it.
+    if (this.slow && args.go) return void this.emit("msg:custom", { type: "progress", id, done: this.slow });
     setTimeout(() => {
       try {
         this.emit("msg:custom", { type: "answer", id, value: this.answer(what, args) });
@@ -168,6 +170,7 @@ export class FakeKernel {
         this.change({ picture: { ...this.state.picture, subscriptions: this.state.picture.subscriptions.map((one) => (one.name === this.state.chosen ? { ...one, state: action === "pause" ? "paused" : "listening" } : one)) } });
       }
     }
-    return { code, says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
+    const bound = action.startsWith("bulk") || (action === "replay" && args.filter) ? { up_to: this.total } : {};
+    return { code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
   }
 }

@@ -1,4 +1,4 @@
-"""Actions on single events and on dead letters, one or all that match."""
+"""Actions on single events and on single dead letters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from mltrigger.event.event import Event
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
 from mltrigger.notebook.cockpit.detail import payload
-from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.notebook.cockpit.given import Given
 from mltrigger.reports.dead_letters import UNCHANGED
 from mltrigger.reports.frames import DRY_RUN
-from mltrigger.text import count
 from mltrigger.versions.schema.schema import Schema, schema_of
 from mltrigger.versions.selector import Selector, resolve
 
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}\.case\.json")
-_REASON = 200
+REASON = 200
+"""The most characters of a reason."""
 
 
 def redrive(desk: Desk, given: Given) -> Prepared:
@@ -66,7 +66,7 @@ def discard(desk: Desk, given: Given) -> Prepared:
     """Prepare to put one dead letter away."""
     spec = desk.spec(given)
     event_id, source = _dead(desk, spec, given)
-    reason = given.text("reason", _REASON)
+    reason = given.text("reason", REASON)
     return Prepared(
         desk.on(spec, one(call(SUB, "discard", event_id, reason, source=source))),
         f"Puts event {event_id} of {spec.name} away for good. It stays dead in the log.",
@@ -94,54 +94,6 @@ def export_case(desk: Desk, given: Given) -> Prepared:
         1,
         told=lambda where: f"Wrote {where}.",
     )
-
-
-def bulk_redrive(desk: Desk, given: Given) -> Prepared:
-    """Prepare to deliver all matching dead letters again."""
-    spec, letters, n = _matching(desk, given)
-    rate = given.number_or_none("rate_per_s")
-    pace = f", {rate:g} a second" if rate else ", all at once"
-    return Prepared(
-        desk.on(spec, one(call(SUB, "redrive", letters, rate_per_s=rate))),
-        f"Delivers {count(n, 'dead letter')} of {spec.name} again{pace}.",
-        n,
-        confirm=True,
-        told=repr,
-    )
-
-
-def bulk_discard(desk: Desk, given: Given) -> Prepared:
-    """Prepare to put all matching dead letters away."""
-    spec, letters, n = _matching(desk, given)
-    reason = given.text("reason", _REASON)
-    return Prepared(
-        desk.on(spec, one(call(SUB, "discard", letters, reason))),
-        f"Puts {count(n, 'dead letter')} of {spec.name} away for good.",
-        n,
-        confirm=True,
-        exact=True,
-    )
-
-
-def _matching(desk: Desk, given: Given) -> tuple[SubscriptionSpec, Call, int]:
-    """Return the dead letters that the filter of the table means, and their number."""
-    asked = given.inner("filter")
-    spec = desk.spec(asked)
-    if asked.text_or_none("outcome") not in (None, "dead"):
-        raise InvalidEvent("only dead letters are sent again or put away: choose the outcome dead")
-    known = Given({n: asked.raw(n) for n in asked.names() if n != "outcome"})
-    letters = call(SUB, "dead_letters", **filters(known, FILTERS))
-    n = _number(desk, spec, letters)
-    if not n:
-        raise NotFound(f"no dead letter of {spec.name} matches the filter")
-    return spec, letters, n
-
-
-def _number(desk: Desk, spec: SubscriptionSpec, letters: Call) -> int:
-    """Return the number of dead letters. Without a filter none of them is read."""
-    if not letters.kwargs:
-        return sum(desk.bus.log.dead_reasons(spec.id).values())
-    return len(desk.run(desk.on(spec, one(letters))))
 
 
 def _dead(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[str, str | None]:

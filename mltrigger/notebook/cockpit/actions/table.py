@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mltrigger.notebook.cockpit.actions import delivery, letters, versions
+from mltrigger.notebook.cockpit.actions import bulk, delivery, letters, versions
 from mltrigger.notebook.cockpit.actions.base import Action
 
 ACTIONS: Mapping[str, Action] = {
@@ -21,10 +21,10 @@ ACTIONS: Mapping[str, Action] = {
         Action(
             "bulk_redrive",
             "Deliver all matching dead letters again",
-            letters.bulk_redrive,
+            bulk.redrive,
             sends=True,
         ),
-        Action("bulk_discard", "Put all matching dead letters away", letters.bulk_discard),
+        Action("bulk_discard", "Put all matching dead letters away", bulk.discard),
         Action("replay", "Send recorded events to a version", versions.replay),
         Action("shadow", "Let a version see live events", versions.shadow),
         Action("canary", "Let a version answer a share", versions.canary),

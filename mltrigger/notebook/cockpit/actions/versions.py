@@ -7,47 +7,39 @@ from typing import Any
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidEvent, InvalidPolicy, NothingToCompare
+from mltrigger.notebook.cockpit.actions import bulk
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import Call, Name, Step, call
-from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.notebook.cockpit.given import Given, filters
 from mltrigger.rollout.guard import Guard
 from mltrigger.text import count
 from mltrigger.versions.selector import Selector, resolve
 
 _FORCE = 300
 _MOST_STEPS, _MOST_SHOWN = 20, 20
-_ATTEMPTS = (*FILTERS, "role", "outcome")
+_NOT_EMITTED = "Nothing is emitted or settled."
 
 
 def replay(desk: Desk, given: Given) -> Prepared:
     """Prepare to send recorded events to a version: those of a time, or all that match."""
-    asked = given.inner("filter") if "filter" in given else given
-    spec = desk.spec(asked)
+    spec = desk.spec(given.inner("filter") if "filter" in given else given)
     version = desk.version(spec, given)
     rate = given.number_or_none("max_rate_per_s")
-    times = Given({name: asked.raw(name) for name in ("since", "until")})
-    others = [n for n in asked.names() if n in _ATTEMPTS and n not in ("since", "until", "version")]
-    if "filter" in given and "version" in asked:
-        others.append("version")
-    n = None
-    if "filter" in given and others:
-        events = call(
-            SUB, "invocations", columns=["event_id", "source"], **filters(asked, _ATTEMPTS)
+    if "filter" in given:
+        events = bulk.attempts(desk, given)
+        return events.prepared(
+            desk,
+            call(SUB, "replay", version, max_rate_per_s=rate),
+            f"Sends {events.number('event')} of {spec.name} to {version}. {_NOT_EMITTED}",
+            told=_lane,
         )
-        n = len(desk.run(desk.on(spec, one(events))).drop_duplicates())
-        lane = call(SUB, "replay", version, events=events, max_rate_per_s=rate)
-        which = count(n, "event")
-    else:
-        lane = call(
-            SUB, "replay", version, **filters(times, ("since", "until")), max_rate_per_s=rate
-        )
-        which = "the recorded events"
+    times = Given({name: given.raw(name) for name in ("since", "until")})
+    lane = call(SUB, "replay", version, **filters(times, ("since", "until")), max_rate_per_s=rate)
     return Prepared(
         desk.on(spec, one(lane)),
-        f"Sends {which} of {spec.name} to {version}. Nothing is emitted or settled.",
-        n,
+        f"Sends the recorded events of {spec.name} to {version}. {_NOT_EMITTED}",
         confirm=True,
-        told=lambda lane: f"{lane.name} is {lane.state}.",
+        told=_lane,
     )
 
 
@@ -64,7 +56,7 @@ def shadow(desk: Desk, given: Given) -> Prepared:
         f"Sends a copy of {1.0 if share is None else share:.3g} of the live events of {spec.name}"
         f" to {version}. Nobody gets its answers.",
         confirm=True,
-        told=lambda lane: f"{lane.name} is {lane.state}.",
+        told=_lane,
     )
 
 
@@ -164,6 +156,10 @@ def report(desk: Desk, given: Given) -> Prepared:
         " of that name is replaced.",
         told=lambda where: f"Wrote {where}.",
     )
+
+
+def _lane(lane: Any) -> str:
+    return f"{lane.name} is {lane.state}."
 
 
 def _differing(frame: Any) -> str:

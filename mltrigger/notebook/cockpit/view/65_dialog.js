@@ -54,6 +54,8 @@ function fieldOf(spec, changed, { state, start, mediaType }) {
   };
 }
 
+const numberOf = ({ number, number_is: is }) => `${is === "at least" ? "at least " : ""}${plural(number, "event")}`;
+
 // Fields of an action, prepared by the kernel with each change: validation, number and code.
 function preparedForm(cockpit, action, args, spec) {
   const code = codeLine();
@@ -87,7 +89,7 @@ function preparedForm(cockpit, action, args, spec) {
   function tell(value) {
     put(says, value.says ?? "");
     show(says, Boolean(value.says));
-    put(number, value.number == null ? "" : plural(value.number, "event"));
+    put(number, value.number == null ? "" : numberOf(value));
     show(number, value.number != null);
     if (value.code) code.set(value.code);
   }
@@ -116,8 +118,14 @@ function preparedForm(cockpit, action, args, spec) {
     listener();
   }
 
+  // The bound keeps the action to the events that were counted, and shown.
   async function go() {
-    const value = await cockpit.talk.act(action, read(), true, ready?.number ?? null);
+    const total = ready?.number;
+    const reached = (done) => {
+      put(number, total == null ? plural(done, "event") + " done" : `${whole(done)} of ${numberOf(ready)} done`);
+      show(number, true);
+    };
+    const value = await cockpit.talk.act(action, { ...read(), ...ready?.bound }, true, reached);
     tell(value);
     return value;
   }
@@ -138,9 +146,10 @@ function openDialog(cockpit, action, args, spec) {
 
   const patch = () => {
     const { ready } = form;
-    confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || ready.number === 0;
+    mark(confirm, "aria-busy", busy ? "true" : null);
+    confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || (ready.number === 0 && ready.number_is !== "at least");
     const n = ready?.number;
-    put(confirm, n == null || n === 1 ? spec.go : `${spec.go} ${plural(n, "event")}`);
+    put(confirm, n == null || (n === 1 && ready.number_is !== "at least") ? spec.go : `${spec.go} ${numberOf(ready)}`);
     show(confirm, !done);
     put(cancel, done ? "Close" : "Cancel");
   };
@@ -156,7 +165,7 @@ function openDialog(cockpit, action, args, spec) {
       if (!spec.stays) return node.close();
       cancel.focus();
     } catch (error) {
-      form.prepare(error); // the number may be another by now
+      form.prepare(error);
     } finally {
       busy = false;
       patch();
