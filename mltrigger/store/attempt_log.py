@@ -183,6 +183,22 @@ class AttemptLog:
         with self._pages(wanted) as pages:
             return pages.page(columns, before, limit, budget_s)
 
+    def newer(
+        self,
+        columns: Sequence[str],
+        wanted: Matching,
+        after: int,
+        limit: int = 200,
+        budget_s: float | None = BUDGET_S,
+    ) -> Page:
+        """Return the recorded attempts that match and come next after the record *after*.
+
+        It is the way back of :meth:`matching`: the oldest *limit* of them, the newest first. 0
+        begins with the oldest one of the log. ``next`` is *after* for the page that is newer still.
+        """
+        with self._pages(wanted) as pages:
+            return pages.newer(columns, after, limit, budget_s)
+
     def newest_row(self) -> int:
         """Return the number of the newest recorded attempt, 0 without one."""
         ((row,),) = self._store.read(NEWEST)

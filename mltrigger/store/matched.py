@@ -112,6 +112,28 @@ class Pages:
         ((looked_us,),) = self._reader.query(_SETTLED, {"row": walk.top}) or [(None,)]
         return Page(rows, walk.top, looked_us)
 
+    def newer(self, columns: Sequence[str], after: int, limit: int, budget_s: float | None) -> Page:
+        """Return the page before another one. See :meth:`mltrigger.store.log.Log.newer`."""
+        is_over, found = self._alarm(budget_s), list[Row]()
+        ((newest,),) = self._reader.query(NEWEST, {})
+        ((oldest,),) = self._reader.query(_OLDEST, {})
+        at, size = max(after, (oldest or 0) - 1), _LEAST
+        while at < newest and len(found) <= limit and not is_over():
+            begun_s = self._timer()
+            walk, rows = self._walk(columns, min(at + size, newest) + 1, at), list[Row]()
+            while walk.is_under_way:
+                rows += walk.step(_MOST)
+            found += reversed(rows)
+            at, took_s = min(at + size, newest), self._timer() - begun_s
+            size = min(size * 4, _MOST) if took_s < _SHORT_S and len(rows) < limit else size
+        page = [row[: len(columns)] for row in found[:limit]][::-1]
+        if len(found) > limit:
+            return Page(page, found[limit - 1][len(columns)])
+        if at >= newest:
+            return Page(page, None)
+        ((looked_us,),) = self._reader.query(_SETTLED, {"row": at}) or [(None,)]
+        return Page(page, at, looked_us)
+
     def rows(self, columns: Sequence[str], limit: int | None) -> list[Row]:
         """Return all that match, or the newest *limit*, oldest first. Running ones come last."""
         running, walk = self._running(columns)[::-1], self._walk(columns, None)

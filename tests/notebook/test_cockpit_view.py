@@ -595,27 +595,101 @@ def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:
     expect(page.get_by_role("row", name="de")).to_have_text("de0–– to –")
 
 
-def test_a_table_at_its_top_keeps_a_bounded_number_of_rows(opened: Any) -> None:
-    page = opened()
-    page.evaluate(
-        """() => {
-            const rows = fake.rows.bind(fake);
-            fake.rows = (args) => rows({ ...args, limit: 15_000 });
-        }"""
-    )
+ROWS_KEPT = "Math.round(document.querySelector('.mlt-space').offsetHeight / document.querySelector('.mlt-space .mlt-row').offsetHeight)"
+
+
+def scrolled(page: Page, top: int) -> None:
+    """Scroll the table, and wait until the pages that this asked for are there."""
+    page.locator(".mlt-body").evaluate("(node, top) => { node.scrollTop = top; }", top)
+    page.wait_for_timeout(60)
+
+
+def test_a_log_of_any_length_is_scrolled_to_its_first_attempt_and_back(opened: Any) -> None:
+    page = opened(rows=6_000)
     tab(page, "Invocations")
     rows(page).first.wait_for()
-    kept = "Math.round(document.querySelector('.mlt-space').offsetHeight / rows()[0].offsetHeight)".replace(
-        "rows()", "document.querySelectorAll('.mlt-space .mlt-row')"
-    )
-    page.wait_for_function(f"{kept} === 15_000")
-    page.evaluate("document.querySelector('.mlt-body').scrollTop = 1e9")
-    page.wait_for_function(f"{kept} === 30_000")
-    page.evaluate("document.querySelector('.mlt-body').scrollTop = 0")
-    page.evaluate("fake.grow(10)")
+    most = 0
+    for _ in range(200):
+        scrolled(page, 10**9)
+        most = max(most, page.evaluate(ROWS_KEPT))
+        if page.locator(".mlt-space").get_by_text('"page": 0,').count():
+            break
+    assert page.locator(".mlt-space").get_by_text('"page": 0,').count() == 1
+    assert (1_900 < most <= 2_100, page.evaluate(ROWS_KEPT) <= 2_000) == (True, True)
+    assert page.locator(".mlt-space .mlt-row").count() < 60
+    assert "to 6,000" in page.locator(".mlt-place").inner_text()
 
-    page.wait_for_function(f"{kept} === 15_000")
-    assert "1000009" in first_row(page).inner_text()
+    for _ in range(200):
+        scrolled(page, 0)
+        assert page.evaluate(ROWS_KEPT) <= 2_100
+        if "1 to" in page.locator(".mlt-place").inner_text()[:9]:
+            break
+    assert "5999" in first_row(page).inner_text()
+    asked = page.evaluate("fake.sent.filter(({ what }) => what === 'rows').map(({ args }) => args)")
+    assert any(args.get("after") for args in asked)
+    assert all(args["limit"] == 100 for args in asked)
+
+
+def test_rows_stay_where_they_are_while_pages_come_and_leave(opened: Any) -> None:
+    page = opened(rows=9_000)
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    for _ in range(22):
+        scrolled(page, 10**9)
+    page.locator(".mlt-body").evaluate("(node) => { node.scrollTop = node.scrollHeight / 2; }")
+    page.wait_for_timeout(200)
+    at_top = """() => {
+        const edge = document.querySelector(".mlt-body").getBoundingClientRect().top + 40;
+        const rows = [...document.querySelectorAll(".mlt-space .mlt-row")];
+        return rows.map((row) => [row.getBoundingClientRect().top - edge, row.textContent])
+            .filter(([top]) => top >= 0).sort((a, b) => a[0] - b[0])[0];
+    }"""
+    scrolled(page, 1_900)  # near the upper end: the page above comes
+    before = page.evaluate(at_top)
+    page.wait_for_timeout(300)
+    assert page.evaluate(at_top) == before
+
+
+def test_selection_and_focus_outlast_the_leaving_of_their_row(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened(rows=9_000, width=1400)
+    tab(page, "Invocations")
+    first_row(page).click()
+    page.locator(".mlt-lanes").wait_for()
+    chosen = page.locator('.mlt-space [aria-selected="true"] .mlt-cell-event').inner_text()
+    first_row(page).focus()
+    for _ in range(45):
+        scrolled(page, 10**9)
+    assert page.locator('.mlt-space [aria-selected="true"]').count() == 0
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "grid"
+    expect(page.locator(".mlt-drawer-title")).to_have_text(chosen)
+    for _ in range(45):
+        scrolled(page, 0)
+    back = page.locator('.mlt-space [aria-selected="true"]')
+    expect(back.locator(".mlt-cell-event")).to_have_text(chosen)
+    expect(back).to_be_focused()
+
+
+def test_both_ends_of_a_million_rows_are_one_key_away(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    first_row(page).focus()
+    page.keyboard.press("Control+End")
+    last = page.locator('.mlt-space .mlt-row[aria-rowindex="1000001"]')
+    expect(last).to_contain_text('"page": 0,')
+    expect(last).to_be_focused()
+    page.keyboard.press("PageUp")
+    page.evaluate("fake.grow(3)")
+    expect(page.get_by_role("button", name="Show the newest attempts")).to_be_visible()
+    page.keyboard.press("Control+Home")
+    expect(first_row(page)).to_contain_text("1000002")
+    expect(first_row(page)).to_be_focused()
+    page.get_by_role("button", name="Oldest").click()
+    last = page.locator('.mlt-space .mlt-row[aria-rowindex="1000004"]')
+    expect(last).to_contain_text('"page": 0,')
 
 
 def test_a_chart_of_many_days_names_the_days(opened: Any) -> None:

@@ -112,16 +112,21 @@ export class FakeKernel {
     const dead = i % 29 === 3;
     const failed = i % 17 === 5;
     return {
-      seq: i, attempt: dead ? 5 : failed ? 1 : i % 13 === 0 ? 2 : 1, subscription: this.text("ocr"), event: this.text(`{"page": ${i}, "key": "scans/2026/${i}.png"}`),
+      row: i, seq: i, attempt: dead ? 5 : failed ? 1 : i % 13 === 0 ? 2 : 1, subscription: this.text("ocr"), event: this.text(`{"page": ${i}, "key": "scans/2026/${i}.png"}`),
       event_id: `e-${i}`, version: this.state.names.versions[i % 4 === 0 ? 1 : 0], role: i % 31 === 0 ? "shadow" : "live", outcome: dead ? "dead" : failed ? "failed" : "succeeded",
       reason: dead ? "model_error" : null, key: null, started: this.at(i), queue_ms: 2.2 + (i % 90), model_ms: i % 101 === 0 ? 12_345.6 : 41 + (i % 57), total_ms: i % 101 === 0 ? 3_912_345 : 47 + (i % 130),
       output: dead || failed ? null : this.text(OUTPUTS[i % 3]), error: dead ? this.text("ValueError: no text on this page") : failed ? this.text("ConnectionError: refused") : null,
     };
   }
 
-  rows({ filter, before, limit }) {
+  rows({ filter, before, after, limit }) {
     const fits = (row) => !filter.outcome || row.outcome === filter.outcome;
     const rows = [];
+    if (after != null) {
+      let j = after === 0 ? 0 : after + 1;
+      for (; rows.length < limit && j < this.total; j += 1) if (fits(this.one(j))) rows.unshift(this.one(j));
+      return { rows, next: j < this.total ? j - 1 : null, count: null, count_is: "at least", code: "" };
+    }
     let i = before ?? this.total;
     while (rows.length < limit && i > 0) {
       i -= 1;
