@@ -332,6 +332,89 @@ def test_shadow_canary_promote_and_rollback(bus: mt.EventBus, front: Front) -> N
     assert sub.selector == "read:1.0.0"
 
 
+LANE = {"max_rate_per_s": 50, "effects": "live", "concurrency": 3, "why": "a look"}
+CANARY = {"min_events": 20, "min_s": 0, "then": "promote", "why": "a look"}
+GUARD = {"errors": None, "p95": 2, "alpha": 0.1, "measures": {"cost": "lower"}}
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "said"),
+    [
+        ("shadow", {"share": 0.5, **LANE}, 'shadow("1.1.0", share=0.5, {lane})'),
+        (
+            "replay",
+            {"limit": 9, "since": "1h", **LANE},
+            'replay("1.1.0", since="1h", limit=9, {lane})',
+        ),
+        ("replay", {"filter": {}, **LANE}, '"up_to": '),
+        ("canary", {"steps": [0.1], **CANARY}, "steps=[0.1], min_events=20, min_s=0, "),
+        ("canary", {"guard": GUARD}, 'errors=None, p95=2, alpha=0.1, measures={"cost": "lower"})'),
+        ("promote", {"backlog": "old", "why": "x", "move_alias": True}, 'backlog="old", why="x", '),
+        ("rollback", {"to": 1, "why": "x"}, 'sub.rollback(1, why="x")'),
+    ],
+)
+def test_each_setting_of_the_call_is_in_its_form(
+    bus: mt.EventBus, front: Front, action: str, args: dict[str, Any], said: str
+) -> None:
+    if action == "rollback":
+        bus.subscription("pages").promote("1.1.0")
+        first = bus.subscription("pages").history()[0].number
+        args, said = {**args, "to": first}, said.replace("rollback(1", f"rollback({first}")
+    found = front.act(action, go=False, version="1.1.0", **args)["code"]
+    lane = 'max_rate_per_s=50, effects="live", concurrency=3, why="a look"'
+    assert said.replace("{lane}", lane) in found
+
+
+@pytest.mark.parametrize(
+    ("action", "args"),
+    [
+        ("shadow", {"share": 1, "effects": "recorded", "concurrency": 1}),
+        (
+            "canary",
+            {"steps": [0.01, 0.05, 0.2, 0.5], "min_events": 200, "min_s": 60, "then": "wait"},
+        ),
+        ("canary", {"guard": {"errors": 1.5, "p95": 1.3, "alpha": 0.05}}),
+        ("promote", {"backlog": "new", "move_alias": False}),
+        ("replay", {"limit": "", "concurrency": 1}),
+    ],
+)
+def test_usual_settings_are_not_in_the_code(
+    front: Front, action: str, args: dict[str, Any]
+) -> None:
+    assert f'sub.{action}("1.1.0")' in front.act(action, go=False, version="1.1.0", **args)["code"]
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "field", "said"),
+    [
+        ("shadow", {"share": 2}, "share", "up to 1"),
+        ("shadow", {"effects": "lve"}, "effects", "did you mean 'live'"),
+        ("shadow", {"concurrency": 0}, "concurrency", "from 1 on"),
+        ("canary", {"steps": [0.5, 0.1]}, "steps", "each step is larger"),
+        ("canary", {"guard": {"errors": 0.5}}, "guard.errors", "a number from 1 on"),
+        ("canary", {"guard": {"errors": None, "p95": None}}, "guard.errors", "no rule"),
+        ("canary", {"guard": {"alpha": 7}}, "guard.alpha", "between 0 and 1"),
+        ("canary", {"guard": {"measures": {"cost": "less"}}}, "guard.measures", "'lower'"),
+        ("canary", {"min_s": -1}, "min_s", "from 0 on"),
+        ("canary", {"then": "stop"}, "then", "promote"),
+        ("rollback", {"to": 77}, "to", "no binding 77"),
+        ("replay", {"limit": 0}, "limit", "from 1 on"),
+        ("promote", {"version": "9.9.9"}, "version", "1.1.0"),
+        ("bulk_redrive", {"filter": {}, "rate_per_s": 0}, "rate_per_s", "above 0"),
+        ("bulk_discard", {"filter": {}, "reason": " "}, "reason", "must be a text"),
+        ("fire", {"json": "{"}, "data", "no JSON"),
+    ],
+)
+def test_an_error_names_the_field_that_it_is_about(
+    front: Front, action: str, args: dict[str, Any], field: str, said: str
+) -> None:
+    given = {"version": "1.1.0", **args}
+    number = front.begin("act", {"action": action, "args": given})
+    with pytest.raises(Refused, match=said):
+        front.end(number)
+    assert front.told(number, "answer")[0]["field"] == field
+
+
 def test_promote_shows_the_verdict_and_keeps_to_it(bus: mt.EventBus, front: Front) -> None:
     bus.subscription("pages").replay("1.1.0", wait=True)
     found = front.act("promote", go=False, version="1.1.0")
@@ -351,6 +434,12 @@ def test_correct_counts_tries_and_starts(bus: mt.EventBus, front: Front) -> None
     found = front.act("correct", binding=number, dry=True)
     assert found["number"] == 20
     assert "of 20 answers would differ" in found["says"]
+    found = front.act("correct", go=False, binding=number, limit=7, max_rate_per_s=5, why="x")
+    assert (found["number"], '.start(max_rate_per_s=5, limit=7, why="x")' in found["code"]) == (
+        7,
+        True,
+    )
+    assert "dry_run(limit=7)" in front.act("correct", binding=number, dry=True, limit=7)["code"]
     front.act("correct", binding=number, dry=False)
     wait_until(lambda: sub.correct(number).state == "done")
 

@@ -330,6 +330,50 @@ def test_refused_action_says_why_and_can_be_mended(opened: Any) -> None:
     expect(dialog.get_by_role("button", name="Discard")).to_be_enabled()
 
 
+def test_a_form_shows_the_usual_settings_and_an_error_beside_its_field(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Versions")
+    page.get_by_role("button", name="Canary …").click()
+    dialog = page.get_by_role("dialog", name="Canary")
+    confirm = dialog.get_by_role("button", name="Start canary")
+    expect(confirm).to_be_enabled()
+    errors = dialog.get_by_label("Errors: at most")
+    assert errors.input_value() == "1.5"
+
+    errors.fill("0.5")
+    expect(errors).to_have_attribute("aria-invalid", "true")
+    expect(errors).to_have_accessible_description(
+        "write a number from 1 on, or None Empty: no such rule."
+    )
+    expect(confirm).to_be_disabled()
+    errors.fill("many")
+    expect(dialog.get_by_role("alert")).to_have_text("many is no number")
+    errors.fill("")
+    dialog.get_by_text("More settings").click()
+    dialog.get_by_label("Figures of mt.report").fill("cost: less")
+    expect(dialog.get_by_role("alert")).to_have_text("cost: write cost: higher, or cost: lower")
+    dialog.get_by_label("Figures of mt.report").fill("cost: lower")
+    dialog.get_by_label("After the last step").select_option("promote")
+    dialog.get_by_label("Note for the history").fill("cheaper")
+    expect(confirm).to_be_enabled()
+    confirm.click()
+
+    dialog.wait_for(state="detached")
+    (done,) = acted(page)
+    assert done["args"] == {
+        "subscription": "ocr",
+        "version": "1.4.0",
+        "steps": [0.01, 0.05, 0.2, 0.5],
+        "guard": {"errors": None, "p95": 1.3, "measures": {"cost": "lower"}, "alpha": 0.05},
+        "min_events": 200,
+        "min_s": 60,
+        "then": "promote",
+        "why": "cheaper",
+    }
+
+
 def test_pause_acts_at_once_and_becomes_resume(opened: Any) -> None:
     from playwright.sync_api import expect
 
@@ -372,7 +416,15 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
 
     dialog.wait_for(state="detached")
     assert acted(page) == [
-        {"action": "promote", "args": {"subscription": "ocr", "version": "1.5.0", "force": False}}
+        {
+            "action": "promote",
+            "args": {
+                "subscription": "ocr",
+                "version": "1.5.0",
+                "backlog": "new",
+                "move_alias": False,
+            },
+        }
     ]
 
 

@@ -20,13 +20,13 @@ from mltrigger.notebook.cockpit.actions.table import ACTIONS
 from mltrigger.notebook.cockpit.code import Script, Step, call
 from mltrigger.notebook.cockpit.comparing import compared
 from mltrigger.notebook.cockpit.detail import detail
-from mltrigger.notebook.cockpit.given import Given
+from mltrigger.notebook.cockpit.given import Given, Wrong
 from mltrigger.notebook.cockpit.pool import Pool
 from mltrigger.notebook.cockpit.recording import Recording
 from mltrigger.notebook.cockpit.rows import page
-from mltrigger.notebook.cockpit.texts import sentence
+from mltrigger.notebook.cockpit.texts import SENTENCE, sentence
 from mltrigger.reports.progress import heard
-from mltrigger.text import short
+from mltrigger.text import redacted, short
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
@@ -111,10 +111,15 @@ class Answerer:
         self._send({"type": "answer", "id": number, **answer})
 
     def said(self, what: Any, args: Any) -> dict[str, Any]:
-        """Return the answer as ``value``, or the sentence of an error as ``error``."""
+        """Return the answer as ``value``, or the sentence of an error as ``error``.
+
+        An error about one argument has its name as ``field``.
+        """
         try:
             with silently():
                 return {"value": self.value(what, args)}
+        except Wrong as error:
+            return {"error": short(redacted(str(error)), SENTENCE), "field": error.field}
         except Exception as error:
             return {"error": sentence(error)}
         except BaseException as error:  # an interrupt of a cell is not for this thread

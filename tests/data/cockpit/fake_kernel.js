@@ -92,7 +92,7 @@ export class FakeKernel {
       try {
         this.emit("msg:custom", { type: "answer", id, value: this.answer(what, args) });
       } catch (error) {
-        this.emit("msg:custom", { type: "answer", id, error: error.message });
+        this.emit("msg:custom", { type: "answer", id, error: error.message, field: error.field });
       }
     }, 5);
   }
@@ -167,6 +167,7 @@ export class FakeKernel {
     const number = action.startsWith("bulk") ? this.rows({ filter, before: null, limit: 0 }).count : action === "replay" ? 5000 : null;
     const given = Object.entries(args).filter(([name]) => !["filter", "seq", "subscription"].includes(name)).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
     const code = `sub.${action}(${given})`;
+    if (args.guard?.errors != null && args.guard.errors < 1) throw Object.assign(new Error("write a number from 1 on, or None"), { field: "guard.errors" });
     if (action === "discard" && !args.reason) throw new Error("write a reason: it is kept in the record");
     if (go) {
       this.acted.push({ action, args });

@@ -13,7 +13,7 @@ from mltrigger.event.event import Event
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
 from mltrigger.notebook.cockpit.detail import payload
-from mltrigger.notebook.cockpit.given import Given
+from mltrigger.notebook.cockpit.given import Given, Wrong
 from mltrigger.reports.dead_letters import UNCHANGED
 from mltrigger.reports.frames import DRY_RUN
 from mltrigger.versions.schema.schema import Schema, schema_of
@@ -81,8 +81,8 @@ def export_case(desk: Desk, given: Given) -> Prepared:
     event_id, source, _, _ = payload(desk.bus, spec, given.whole("seq"))
     path = given.text_or_none("path") or f"{_safe(event_id)}.case.json"
     if not _FILE.fullmatch(path):
-        raise InvalidEvent(
-            f"{path!r:.80} is no bare file name that ends in .case.json: pytest finds those"
+        raise Wrong(
+            "path", f"{path!r:.80} is no bare file name that ends in .case.json: pytest finds those"
         )
     case = call(
         *(MT, "testing.record_case", desk.bus_value, event_id, spec.name),
@@ -125,7 +125,8 @@ def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]
         if schema is not None:
             schema.accept(data)
     except ModelFailure as error:
-        raise InvalidEvent(f"the data do not fit the model: {error}", "invalid_input") from None
+        said = f"the data do not fit the model: {error}"
+        raise Wrong("data", said, "invalid_input") from None
     except (MltriggerError, TypeError) as error:
         return data, f" The data were not checked: {error}"
     return data, " The data fit the model's schema." if schema is not None else ""

@@ -59,7 +59,7 @@ class Talk {
   }
 
   hear(content) {
-    if (content?.type === "answer") this.end(content.id, content.value, content.error);
+    if (content?.type === "answer") this.end(content.id, content.value, content.error, content.field);
     if (content?.type === "progress") this.reach(content.id, content.done);
     if (["answer", "progress", "alive"].includes(content?.type)) this.alive();
   }
@@ -72,12 +72,12 @@ class Talk {
     asked.reached?.(done);
   }
 
-  end(id, value, error) {
+  end(id, value, error, about = null) {
     const asked = this.waiting.get(id);
     if (!asked) return;
     this.waiting.delete(id);
     clearTimeout(asked.timer);
-    if (error) asked.reject(new Error(error));
+    if (error) asked.reject(Object.assign(new Error(error), { field: about }));
     else asked.resolve(value ?? {});
   }
 

@@ -92,7 +92,7 @@ function compareTab(cockpit) {
   function fill(found, args) {
     const verdict = verdictBlock(found);
     const names = { subscription: args.subscription, old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
-    const promote = { ...ACTIONS.promote, fields: [ACTIONS.promote.fields[1]], extra: verdictBlock(found), label: `Promote ${args.new}` };
+    const promote = { ...ACTIONS.promote, fields: ACTIONS.promote.fields.slice(1), extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
     // The first count is that of all pairs; of the others those that are not zero.
     const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
