@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import NotFound
+from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import is_json
 from mltrigger.event.making import can_open
 from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url
 from mltrigger.notebook.cockpit.texts import WHOLE, bounded, failed, iso, rounded
 from mltrigger.reports.views import data_text
-from mltrigger.store.outcomes import ROLES
+from mltrigger.store.outcomes import ANSWERING, ROLES
 from mltrigger.text import near, short, visible
 
 if TYPE_CHECKING:
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 MOST_STEPS, MOST_ATTEMPTS = 200, 200
 """The most rows of a trace or an explanation, and the most attempts."""
 _COLUMNS = (
-    *("seq", "attempt", "role", "version", "outcome", "reason", "started_at", "queue_ms"),
+    *("seq", "attempt", "role", "version", "outcome", "reason", "received_at", "started_at"),
+    "queue_ms",
     *("model_ms", "total_ms", "worker", "output", "error_type", "error", "stdout", "traceback"),
 )
+Rows = list[dict[str, Any]]
 _LOCAL = "file:"
+HIDDEN = "Your role in the database may not read the data of events: ask its owner."
+_UNEXPLAINED: Rows = [{"step": "filter and key", "answer": HIDDEN}]
 
 
 class Gone(NotFound):
@@ -53,7 +57,7 @@ def detail(
         When retention has deleted the event.
     """
     event_id, source, raw, media_type = payload(bus, spec, seq)
-    letters = bus.log.dead_letters(spec.id, seq)
+    letters = bus.log.dead_letters(spec.id, seq, with_data=False)
     attempts = [
         dict(zip(_COLUMNS, row, strict=True))
         for row in bus.log.invocations(
@@ -66,16 +70,18 @@ def detail(
         traceback = traceback or letters[0].traceback
     return {
         "payload": _text(raw, media_type),
+        "hidden": HIDDEN if bus.log.hides_data else "",
+        "edited": _edited(bus, spec, seq, own),
         "media_type": short(media_type or "application/json"),
-        "editable": _is_editable(raw, media_type),
+        "editable": not bus.log.hides_data and _is_editable(raw, media_type),
         "image": data_url(raw) or _object(bus, spec, seq),
         "output": bounded((own and own["output"]) or ""),
         "error": bounded(failed(own["error_type"], own["error"], own["reason"]) if own else ""),
         "traceback": bounded(near(traceback)) if traceback else "",
         "printed": bounded((own and own["stdout"]) or ""),
         "attempts": [_attempt(row) for row in attempts[-MOST_ATTEMPTS:]],
-        "trace": _trace(bus, event_id, source),
-        "explain": _explained(bus, spec, event_id, source),
+        "trace": _readable(bus, lambda: _trace(bus, event_id, source), []),
+        "explain": _readable(bus, lambda: _explained(bus, spec, event_id, source), _UNEXPLAINED),
         "dead": bool(letters),
         "actions": applying(bool(letters), attempts),
     }
@@ -84,17 +90,22 @@ def detail(
 def payload(bus: EventBus, spec: SubscriptionSpec, seq: int) -> tuple[str, str, bytes, str | None]:
     """Return the id and the source of an event, and its data with their media type.
 
-    The data are those that the model would get now: a redrive may have replaced them.
+    The data are those that the model would get now: a redrive may have replaced them. Who may not
+    read data gets none.
     """
-    try:
-        event, raw, media_type = bus.log.archived(seq)
-    except ValueError:
+    log = bus.log
+    named = log.named(seq)
+    if named is None:
         raise Gone(
             f"event {seq} is not in the log any more: retention has deleted it, or it never was"
-        ) from None
-    for letter in bus.log.dead_letters(spec.id, seq):
-        raw, media_type = letter.data, letter.media_type
-    return event.id, event.source, bytes(raw), media_type
+        )
+    event_id, source, media_type = named
+    if log.hides_data:
+        return event_id, source, b"", media_type
+    again = log.resent(spec.id, seq)
+    if again is not None and again.data is not None:
+        return event_id, source, bytes(again.data), again.media_type
+    return event_id, source, bytes(log.archived(seq).raw), media_type
 
 
 def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
@@ -104,6 +115,35 @@ def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
         *(["redrive", "dry_run", "discard"] if dead else []),
         *(["export_case"] if answered else []),
     ]
+
+
+def _readable(bus: EventBus, read: Callable[[], Rows], instead: Rows) -> Rows:
+    """Return the rows of *read*, or others for a role that may not read data of events."""
+    try:
+        return read()
+    except StoreError:
+        if not bus.log.hides_data:
+            raise
+        return instead
+
+
+def _edited(
+    bus: EventBus, spec: SubscriptionSpec, seq: int, own: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the published data of an event that was sent again with others.
+
+    ``used`` says whether the attempt *own* got the others.
+    """
+    again = bus.log.resent(spec.id, seq)
+    if again is None or again.data is None:
+        return None
+    _, raw, media_type = bus.log.archived(seq)
+    is_own = own is not None and own["role"] in ANSWERING
+    return {
+        "at": iso(again.resent_us),
+        "used": bool(is_own and own and own["received_at"] >= again.resent_us),
+        "original": _text(bytes(raw), media_type),
+    }
 
 
 def _is_text(media_type: str | None) -> bool:

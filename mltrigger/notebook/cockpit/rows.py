@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.errors import NotFound
+from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.notebook.cockpit.code import call
+from mltrigger.notebook.cockpit.detail import HIDDEN
 from mltrigger.notebook.cockpit.given import Given, filters
 from mltrigger.notebook.cockpit.texts import (
     ERROR,
@@ -89,6 +90,8 @@ def matching(bus: EventBus, given: Given) -> Matching:
             raise NotFound.of("filter", short(wrong), _FILTERS)
     name = given.text_or_none("subscription")
     spec = None if name is None else bus.spec(name)
+    if "key" in given and bus.log.hides_data:
+        raise InvalidEvent(f"no key can be looked for. {HIDDEN}")
     return matching_of(bus.log, spec, **filters(given, _FILTERS[1:]))
 
 
@@ -100,7 +103,7 @@ def _shown(bus: EventBus, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     hints = {h.seq: event_hint(h.subject, h.media_type, h.size, h.head) for h in heads}
     ids = {spec.name: spec.id for spec in bus.registry.subscriptions(None) if spec.policy.key}
     keyed = [(ids[r["subscription"]], r["seq"]) for r in found if r["subscription"] in ids]
-    keys = bus.log.keys_of(keyed) if keyed else {}
+    keys = bus.log.keys_of(keyed) if keyed and not bus.log.hides_data else {}
     return [
         {
             "row": None if row["outcome"] == "running" else row["row"],

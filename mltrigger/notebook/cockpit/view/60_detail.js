@@ -12,9 +12,13 @@ function textBlock(title, text, { error = false, folded = false } = {}) {
 function payloadBlock(found) {
   const image = picture(found.image, "The image of this event");
   const text = found.payload ? spread(found.payload) : "";
+  const { edited } = found;
   return h("section", { class: "mlt-block" },
     h("h4", {}, "Payload", found.media_type ? h("span", { class: "mlt-muted" }, ` ${found.media_type}`) : null),
-    image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, "No payload."));
+    edited ? h("p", { class: "mlt-note" }, edited.used ? "Answered with the payload edited" : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
+    image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, found.hidden || "No payload."),
+    edited ? h("details", { class: "mlt-block", open: !edited.used }, h("summary", {}, edited.used ? "The payload as published" : "The payload as published, which this attempt got"),
+      h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload as published" }, spread(edited.original))) : null);
 }
 
 function attemptsBlock(attempts) {
