@@ -18,7 +18,7 @@ from mltrigger.store.attempts import (
     where_of,
 )
 from mltrigger.store.corrections import CORRECTED
-from mltrigger.store.event_keys import Keys
+from mltrigger.store.event_keys import OTHERS, Keys
 from mltrigger.store.marks import Marks
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES
@@ -219,7 +219,7 @@ class Pages:
         if self._is_looked_at:
             more += [_SHOWN, "i.subscription_id"]
         if self._keys is not None:  # a user may not read the data of events, and they may be large
-            more.append(ARCHIVED)
+            more += [OTHERS, ARCHIVED]
         return "SELECT " + ", ".join([*(COLUMNS[c] for c in columns), *more])
 
     @property
@@ -234,7 +234,8 @@ class Pages:
         return [row for row in rows if self._is_right(row[n + 1 :])]
 
     def _is_right(self, row: Row) -> bool:
-        (output, error_type, error, subject, event_id), s, event = row[:5], row[5], row[6:]
+        (output, error_type, error, subject, event_id), s = row[:5], row[5]
+        others, event = row[6:8], row[8:]
         text, keys = self._matching.text, self._keys
         said = f"{error_type}: {error or ''}" if error_type else error
         if text is not None and not (
@@ -243,7 +244,7 @@ class Pages:
             or is_in(in_json(text), (output,))
         ):
             return False
-        return keys is None or keys.of(s, event) in (self._matching.keys or ())
+        return keys is None or keys.of(s, event, others) in (self._matching.keys or ())
 
 
 class _Sql(NamedTuple):

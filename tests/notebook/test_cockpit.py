@@ -254,6 +254,41 @@ def test_every_attempt_is_there_and_a_redrive_shows_its_data(
     found = front.ask("row", seq=row["seq"], attempt=2, subscription="pages")
     assert [a["attempt"] for a in found["attempts"]] == [1, 2]
     assert json.loads(found["payload"]) == {"n": 3, "bad": True}
+    assert (found["edited"]["used"], found["edited"]["original"]) == (
+        True,
+        row["event"].replace(" ", ""),
+    )
+
+
+def test_a_row_that_was_answered_with_edited_data_shows_both(
+    bus: mt.EventBus, front: Front
+) -> None:
+    row = front.rows(outcome="dead")[0]
+    bus.register(mt.model("read", version="1.1.0")(read))
+    bus.subscription("pages").replay("1.1.0", wait=True)
+    front.act("redrive", seq=row["seq"], data={"n": 77}, subscription="pages")
+    until_settled(bus)
+    opened = {
+        place: front.ask("row", seq=row["seq"], subscription="pages", **of)
+        for place, of in {
+            "answered": {"attempt": 2},
+            "before": {"attempt": 1, "role": "live", "version": "1.0.0"},
+            "replayed": {"attempt": 1, "role": "replay", "version": "1.1.0"},
+        }.items()
+    }
+    assert {place: one["edited"]["used"] for place, one in opened.items()} == {
+        "answered": True,
+        "before": False,
+        "replayed": False,
+    }
+    found = opened["answered"]
+    assert (json.loads(found["payload"]), json.loads(found["output"])) == ({"n": 77}, {"n": 77})
+    assert json.loads(found["edited"]["original"])["bad"] is True
+    assert found["edited"]["at"].endswith("Z")
+    assert (
+        front.ask("row", seq=1, attempt=1, subscription="pages")["edited"] is None
+        or row["seq"] == 1
+    )
 
 
 def test_a_row_of_a_lane_opens_its_own_attempt(bus: mt.EventBus, front: Front) -> None:

@@ -150,6 +150,23 @@ def keyed(bus: mt.EventBus, clock: SimulatedClock) -> mt.Subscription:
     return sub
 
 
+def test_a_redrive_with_other_data_is_ordered_and_listed_by_their_key(
+    keyed: mt.Subscription, bus: mt.EventBus
+) -> None:
+    letter = keyed.dead_letters(key="a").iloc[0]
+    keyed.stop()
+    keyed.redrive(letter, data={"n": 2, "team": "c"})
+    depth = keyed.depth(by="key")
+    assert depth[["key", "waiting"]].values.tolist() == [["c", 1]]
+    keyed.start()
+    wait_until(lambda: is_settled(keyed))
+
+    assert keyed.dead_letters(key="c")["event_id"].tolist() == [letter["event_id"]]
+    assert letter["event_id"] not in keyed.dead_letters(key="a")["event_id"].tolist()
+    assert {*keyed.invocations(key="c")["event_id"]} == {letter["event_id"]}
+    assert keyed.discard(None, "known", where={"key": "c"}) == 1
+
+
 WHERE: list[dict[str, Any]] = [
     {},
     {"version": "1.0.0"},
