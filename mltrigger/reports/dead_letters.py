@@ -75,14 +75,38 @@ def choose(
     return chosen
 
 
+def choose_any(log: Log, spec: SubscriptionSpec, events: Any, source: str | None) -> list[DeadKey]:
+    """Return the events that *events* names, dead or not. All dead letters for None.
+
+    Raises
+    ------
+    NotFound
+        When the topic has no such event.
+    AmbiguousEvent
+        When several sources have the id.
+    """
+    if events is None:
+        return choose(log, spec, None, source)
+    chosen = []
+    for key in named_each(events, source):
+        there = [each for each in log.find(key.event_id) if each.topic == spec.topic]
+        found = key.among(there)
+        if not found:
+            raise unknown(key, log.near(key.event_id), [each.source for each in there])
+        chosen += [DeadKey(each.seq, each.id, each.source) for each in found[-1:]]
+    return chosen
+
+
 def events_of(
     log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any
 ) -> Iterator[Event]:
-    """Yield the events of dead letters with the data that the model would get, or with *data*."""
+    """Yield events with the data that the model would get, or with *data*."""
     for key in keys:
-        for letter in log.dead_letters(spec.id, key.seq):
-            given = decode_data(letter.data, letter.media_type) if data is UNCHANGED else data
-            yield with_data(log.archived(key.seq).event, given)
+        event, raw, media_type = log.archived(key.seq)
+        again = log.resent(spec.id, key.seq)
+        if again is not None and again.data is not None:
+            raw, media_type = again.data, again.media_type
+        yield with_data(event, decode_data(raw, media_type) if data is UNCHANGED else data)
 
 
 def rehearsal(

@@ -11,6 +11,7 @@ from mltrigger.reports.choosing import chosen_of, ending
 from mltrigger.reports.dead_letters import (
     UNCHANGED,
     choose,
+    choose_any,
     discard_parts,
     matching_parts,
     redrive,
@@ -83,12 +84,13 @@ class Letters:
         data: Any = UNCHANGED,
         source: str | None = None,
     ) -> pd.DataFrame:
-        """Call the model with dead letters now. Record, settle and emit nothing.
+        """Call the model with events now. Record, settle and emit nothing.
 
         Parameters
         ----------
         events, source
-            As for :meth:`redrive`.
+            As for :meth:`redrive`. Any event of the topic will do, also one that succeeded.
+            Default: all dead letters.
         version
             The version to try: ``"1.1.0"``, a selector, or a model that was never registered.
             Default: the one that the selector means now.
@@ -102,7 +104,7 @@ class Letters:
             ``error``, then the output.
         """
         trials = self._bus.try_out(
-            self._spec, choose(self._bus.log, self._spec, events, source), version, data
+            self._spec, choose_any(self._bus.log, self._spec, events, source), version, data
         )
         from mltrigger.reports import views
 

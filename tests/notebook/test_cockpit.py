@@ -237,12 +237,15 @@ def test_a_row_opens_with_everything_about_its_event(bus: mt.EventBus, front: Fr
     ]
     assert found["trace"][1]["start_ms"] >= 0
     assert {"published", "outcome"} <= {step["step"] for step in found["explain"]}
-    assert (found["dead"], found["actions"]) == (False, ["export_case"])
+    assert (found["dead"], found["actions"]) == (
+        False,
+        ["dry_run", "fire", "export_case"],
+    )
     dead = front.rows(outcome="dead")[0]
     found = front.ask("row", seq=dead["seq"], attempt=1, subscription="pages")
     assert "Reject: no page" in found["traceback"]
     assert found["printed"].startswith("printed")
-    assert found["actions"] == ["redrive", "dry_run", "discard", "export_case"]
+    assert found["actions"] == ["redrive", "dry_run", "fire", "discard", "export_case"]
 
 
 def test_every_attempt_is_there_and_a_redrive_shows_its_data(

@@ -174,6 +174,44 @@ def test_dry_run_shows_the_answer_and_records_nothing(bus: mt.EventBus, front: F
     assert answers(bus) == before
 
 
+def test_any_row_is_tried_beside_its_recorded_answer(bus: mt.EventBus, front: Front) -> None:
+    row, before = front.rows(outcome="succeeded")[0], answers(bus)
+    recorded = {"attempt": 1, "role": "live", "version": "1.0.0"}
+    given = {"seq": row["seq"], "recorded": recorded}
+    n = json.loads(row["event"])["n"]
+
+    found = front.act("dry_run", version="1.1.0", **given)
+    assert f'sub.dry_run("{row["event_id"]}", version="1.1.0")' in found["code"]
+    trial = found["trial"]
+    assert (json.loads(trial["recorded"]), trial["recorded_error"]) == ({"n": n}, "")
+    assert (json.loads(trial["output"]), trial["error"]) == ({"n": n, "twice": 2 * n}, "")
+    same = front.act("dry_run", version="1.0.0", **given)["trial"]
+    assert same["output"] == same["recorded"]
+    edited = front.act("dry_run", version="1.0.0", data={"n": 1, "bad": True}, **given)["trial"]
+    assert (edited["output"], "no page" in edited["error"]) == ("", True)
+    bad = dead(front)
+    trial = front.act("dry_run", version="1.1.0", seq=bad["seq"], recorded=recorded)["trial"]
+    assert "no page" in trial["recorded_error"]
+    assert answers(bus) == before
+    assert bus.wait(0, progress=False)
+
+
+def test_the_payload_of_a_row_is_fired_as_a_new_event(bus: mt.EventBus, front: Front) -> None:
+    png = mt.Event(b"\x89PNG", type="scan", subject="a.png", datacontenttype="image/png")
+    bus.publish("pages", png)
+    row = front.rows()[0]
+    until_settled(bus)
+    found = front.act("fire", seq=row["seq"])
+    assert "as a new event" in front.act("fire", go=False, seq=row["seq"])["says"]
+    front.act("fire", seq=row["seq"], json='{"n": 5}')
+    first, again, edited = bus.events("pages").iloc[-3:].to_dict("records")
+    assert len({each["event_id"] for each in (first, again, edited)}) == 3
+    for name in ("type", "subject", "datacontenttype", "data"):
+        assert first[name] == again[name]
+    assert (edited["data"], edited["type"], edited["subject"]) == ('{"n":5}', "scan", "a.png")
+    assert '.publish("pages", mt.Event(' in found["code"]
+
+
 def test_discard_needs_a_reason_and_keeps_it(bus: mt.EventBus, front: Front) -> None:
     row = dead(front)
     with pytest.raises(Refused, match="reason must be a text"):

@@ -314,6 +314,63 @@ def test_edited_payload_is_sent_and_an_unchanged_one_is_not(opened: Any) -> None
     assert "data" not in acted(page)[0]["args"]
 
 
+def test_dry_run_shows_its_answer_beside_the_recorded_one_with_differences_marked(
+    opened: Any,
+) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("succeeded")
+    page.locator('.mlt-row .mlt-chip[data-key="dead"]').first.wait_for(state="detached")
+    first_row(page).click()
+    page.get_by_role("button", name="Dry run", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Dry run")
+    for version in ("1.5.0", "1.4.0"):  # one version after the other
+        dialog.get_by_label("Version").select_option(version)
+        dialog.get_by_role("button", name="Run", exact=True).click()
+        expect(dialog.locator(".mlt-trial h4")).to_have_text(["recorded", f"ocr:{version}"])
+        assert dialog.locator("del").all_text_contents() == ["invoice"]
+        assert dialog.locator("ins").all_text_contents() == ["receipt"]
+    expect(dialog.get_by_text("Not the same as recorded")).to_be_visible()
+    assert violations(page) == []
+    assert {*acted(page)[0]["args"]["recorded"]} == {"attempt", "role", "version"}
+
+
+def test_a_row_shows_the_payload_that_answered_and_the_published_one(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(
+        """() => { fake.edited = { at: fake.at(0), used: true, original: '{"page": "old"}' }; }"""
+    )
+    tab(page, "Invocations")
+    first_row(page).click()
+    expect(page.locator(".mlt-note")).to_contain_text(
+        "Answered with the payload edited at 2026-01-05"
+    )
+    page.get_by_text("The payload as published").click()
+    expect(page.get_by_label("Payload as published")).to_contain_text('"old"')
+
+
+def test_a_payload_is_fired_again_as_it_is_or_edited(opened: Any) -> None:
+    page = opened()
+    tab(page, "Invocations")
+    first_row(page).click()
+    for edit in (None, '{"page": 7}'):
+        page.get_by_role("button", name="Fire again", exact=True).click()
+        dialog = page.get_by_role("dialog", name="Fire again")
+        if edit is not None:
+            dialog.get_by_label("Payload").fill(edit)
+        dialog.locator(".mlt-primary:enabled").click()
+        dialog.wait_for(state="detached")
+    assert [(one["action"], one["args"].get("json")) for one in acted(page)] == [
+        ("fire", None),
+        ("fire", '{"page": 7}'),
+    ]
+    assert acted(page)[0]["args"]["seq"] == 999_999
+
+
 def test_refused_action_says_why_and_can_be_mended(opened: Any) -> None:
     from playwright.sync_api import expect
 

@@ -174,7 +174,8 @@ class Answerer:
         self.recording.add(prepared.recorded or prepared.script, wait)
         self._sent = action.sends
         self._parts.changed()
-        return answered(prepared, True, prepared.told(result))
+        trial = prepared.trial(result) if prepared.trial is not None else None
+        return answered(prepared, True, prepared.told(result), trial)
 
     def _wait(self, desk: Desk) -> Script | None:
         """Return a line that waits, if the events that the last action sent have ended by now."""

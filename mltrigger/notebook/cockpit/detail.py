@@ -25,6 +25,7 @@ _COLUMNS = (
     *("seq", "attempt", "role", "version", "outcome", "reason", "received_at", "started_at"),
     "queue_ms",
     *("model_ms", "total_ms", "worker", "output", "error_type", "error", "stdout", "traceback"),
+    "measures",
 )
 Rows = list[dict[str, Any]]
 _LOCAL = "file:"
@@ -58,13 +59,8 @@ def detail(
     """
     event_id, source, raw, media_type = payload(bus, spec, seq)
     letters = bus.log.dead_letters(spec.id, seq, with_data=False)
-    attempts = [
-        dict(zip(_COLUMNS, row, strict=True))
-        for row in bus.log.invocations(
-            _COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES
-        )
-    ]
-    own = next((row for row in attempts if _is_meant(row, attempt, lane)), None)
+    attempts = attempts_of(bus, spec, seq)
+    own = meant(attempts, attempt, lane)
     traceback = own and own["traceback"]
     if letters and (own is None or own["outcome"] == "dead"):
         traceback = traceback or letters[0].traceback
@@ -85,6 +81,19 @@ def detail(
         "dead": bool(letters),
         "actions": applying(bool(letters), attempts),
     }
+
+
+def attempts_of(bus: EventBus, spec: SubscriptionSpec, seq: int) -> list[dict[str, Any]]:
+    """Return all attempts of an event, those of lanes among them."""
+    rows = bus.log.invocations(_COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES)
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+
+
+def meant(
+    attempts: Sequence[dict[str, Any]], attempt: int, lane: tuple[str | None, str | None]
+) -> dict[str, Any] | None:
+    """Return the attempt of a row of the table, None if it is gone."""
+    return next((row for row in attempts if _is_meant(row, attempt, lane)), None)
 
 
 def payload(bus: EventBus, spec: SubscriptionSpec, seq: int) -> tuple[str, str, bytes, str | None]:
@@ -112,7 +121,10 @@ def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the actions that make sense for a row."""
     answered = any(row["outcome"] in ("succeeded", "dead") for row in attempts)
     return [
-        *(["redrive", "dry_run", "discard"] if dead else []),
+        *(["redrive"] if dead else []),
+        "dry_run",
+        "fire",
+        *(["discard"] if dead else []),
         *(["export_case"] if answered else []),
     ]
 

@@ -147,7 +147,8 @@ export class FakeKernel {
       trace: [["scans", "split", 0, 2, 30, 0, "succeeded"], ["pages", "ocr", 34, 3, 120, 1, row.outcome], ["documents", "classify", 160, 8, 44, 2, "succeeded"], ["documents", "archive", 160, 90, 10, 2, "succeeded"]].map(([topic, subscription, start_ms, queue_ms, model_ms, depth, outcome]) =>
         ({ topic: this.text(topic), event_id: "e", subscription: this.text(subscription), version: "1.4.0", outcome, start_ms, queue_ms, model_ms, depth })),
       explain: [{ step: "filter", answer: this.text("kind = \"page\" matches") }, { step: "version", answer: "1.4.0 serves this event" }],
-      dead: row.outcome === "dead", actions: row.outcome === "dead" ? ["redrive", "dry_run", "discard", "export_case"] : ["dry_run", "export_case"],
+      dead: row.outcome === "dead", edited: this.edited ?? null, hidden: "",
+      actions: row.outcome === "dead" ? ["redrive", "dry_run", "fire", "discard", "export_case"] : ["dry_run", "fire", "export_case"],
     };
   }
 
@@ -177,6 +178,7 @@ export class FakeKernel {
       }
     }
     const bound = action.startsWith("bulk") || (action === "replay" && args.filter) ? { up_to: this.total } : {};
-    return { code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
+    const trial = go && action === "dry_run" ? { version: `ocr:${args.version}`, output: this.text('{"kind": "receipt", "n": 1}'), error: "", recorded: this.text('{"kind": "invoice", "n": 1}'), recorded_error: "", is_recorded: true } : null;
+    return { trial, code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
   }
 }

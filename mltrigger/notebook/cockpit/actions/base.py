@@ -95,6 +95,8 @@ class Prepared:
         Arguments that keep it to the events that were counted. The view sends them back.
     told : callable
         Makes the sentence after it from the result.
+    trial : callable or None
+        Makes the answer of a dry run beside the recorded one from the result.
     recorded : Script or None
         The lines for a recording, if they are others: a bound is no part of a recipe.
     """
@@ -106,6 +108,7 @@ class Prepared:
     confirm: bool = False
     bound: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     told: Callable[[Any], str] = repr
+    trial: Callable[[Any], dict[str, Any]] | None = None
     recorded: Script | None = None
 
 
@@ -146,9 +149,12 @@ def one(step: Call, to: str = "") -> Step:
     return Step(step, to)
 
 
-def answered(prepared: Prepared, done: bool, said: str = "") -> dict[str, Any]:
+def answered(
+    prepared: Prepared, done: bool, said: str = "", trial: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the answer to the view."""
     return {
+        "trial": trial,
         "code": prepared.script.code(),
         "says": bounded(said or prepared.says),
         "number": prepared.number,

@@ -12,10 +12,13 @@ from mltrigger.event.data import decode_data, encode_data, is_json
 from mltrigger.event.event import Event
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
-from mltrigger.notebook.cockpit.detail import payload
+from mltrigger.notebook.cockpit.detail import attempts_of, meant, payload
 from mltrigger.notebook.cockpit.given import Given, Wrong
+from mltrigger.notebook.cockpit.texts import bounded, failed
 from mltrigger.reports.dead_letters import UNCHANGED
 from mltrigger.reports.frames import DRY_RUN
+from mltrigger.reports.outputs import columns, figures
+from mltrigger.text import visible
 from mltrigger.versions.schema.schema import Schema, schema_of
 from mltrigger.versions.selector import Selector, resolve
 
@@ -46,9 +49,11 @@ def redrive(desk: Desk, given: Given) -> Prepared:
 
 
 def dry_run(desk: Desk, given: Given) -> Prepared:
-    """Prepare to call a version with a dead letter. Nothing is recorded."""
+    """Prepare to call a version with the event of any attempt. Nothing is recorded."""
     spec = desk.spec(given)
-    event_id, source = _dead(desk, spec, given)
+    seq = given.whole("seq")
+    event_id, own_source, _, _ = payload(desk.bus, spec, seq)
+    source = _needed(desk, event_id, own_source)
     version = desk.version(spec, given) if "version" in given else None
     data, checked = _edited(desk, spec, given)
     trial = call(SUB, "dry_run", event_id, version=version, source=source)
@@ -59,6 +64,7 @@ def dry_run(desk: Desk, given: Given) -> Prepared:
         f"Calls {version or 'the present version'} with the event. Nothing is recorded.{checked}",
         1,
         told=_tried,
+        trial=lambda frame: _beside(frame, _recorded(desk, spec, given)),
     )
 
 
@@ -153,6 +159,42 @@ def _schema(desk: Desk, spec: SubscriptionSpec) -> Schema | None:
         return None if kept is None else schema_of(json.loads(kept))
     except InvalidModel:
         return None
+
+
+def _recorded(desk: Desk, spec: SubscriptionSpec, given: Given) -> dict[str, Any] | None:
+    """Return the attempt that the trial is shown beside, None without one."""
+    if "recorded" not in given:
+        return None
+    asked = given.inner("recorded")
+    lane = asked.text_or_none("role"), asked.text_or_none("version")
+    found = attempts_of(desk.bus, spec, given.whole("seq"))
+    return meant(found, asked.whole("attempt"), lane)
+
+
+def _beside(frame: pd.DataFrame, recorded: dict[str, Any] | None) -> dict[str, Any]:
+    """Return both answers as JSON with the same columns, so that they can be compared."""
+    (row,) = frame.to_dict("records")
+    new = {name: row[name] for name in frame.columns if name not in DRY_RUN}
+    is_good = row["outcome"] == "succeeded"
+    old = recorded or {"output": None, "error_type": None, "error": None, "reason": None}
+    before = columns([old["output"]], DRY_RUN) if old["output"] is not None else {}
+    before |= figures([old["measures"]]) if old.get("measures") else {}
+    return {
+        "version": visible(f"{row['model']}:{row['version']}"),
+        "output": bounded(_json(new)) if is_good else "",
+        "error": "" if is_good else bounded(str(row["error"])),
+        "recorded": bounded(_json({name: next(iter(of)) for name, of in before.items()})),
+        "recorded_error": bounded(failed(old["error_type"], old["error"], old["reason"])),
+        "is_recorded": recorded is not None,
+    }
+
+
+def _json(output: dict[str, Any]) -> str:
+    return json.dumps(output, default=_plain, ensure_ascii=False) if output else ""
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _tried(frame: pd.DataFrame) -> str:

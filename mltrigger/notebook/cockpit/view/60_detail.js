@@ -1,6 +1,6 @@
 // One attempt, opened: its texts, its attempts, the way of its event through the pipeline, and its actions.
 
-const ROW_ACTIONS = ["redrive", "dry_run", "discard", "export_case"];
+const ROW_ACTIONS = ["redrive", "dry_run", "fire", "discard", "export_case"];
 
 function textBlock(title, text, { error = false, folded = false } = {}) {
   if (!text) return null;
@@ -77,10 +77,13 @@ function drawer(cockpit, closed) {
     const args = { seq: row.seq, subscription: row.subscription };
     const apply = new Set(found.actions ?? ROW_ACTIONS);
     const start = { data: spread(found.payload ?? ""), version: row.version };
+    const recorded = { attempt: row.attempt, role: row.role, version: row.version };
+    const given = { dry_run: { ...args, recorded } };
+    const words = { fire: { title: "Fire again", label: "Fire again", about: "Publishes the payload once more, as a new event for all subscriptions of the topic. Edit it as you like.", fields: ACTIONS.redrive.fields } };
     // Data that are no text, or were cut, are delivered as they are.
-    const fields = (name) => ACTIONS[name].fields.filter((one) => !one.keep || found.editable !== false);
+    const fields = (name) => (words[name] ?? ACTIONS[name]).fields.filter((one) => !one.keep || found.editable !== false);
     actions.replaceChildren(...ROW_ACTIONS.filter((name) => apply.has(name)).map((name) =>
-      cockpit.control(name, args, { ...ACTIONS[name], fields: fields(name), start, mediaType: found.media_type })));
+      cockpit.control(name, given[name] ?? args, { ...ACTIONS[name], ...words[name], fields: fields(name), start, mediaType: found.media_type })));
     show(actions, actions.children.length > 0);
     content.replaceChildren(...[
       textBlock("Error", found.error, { error: true }),

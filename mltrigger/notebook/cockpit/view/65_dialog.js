@@ -106,7 +106,8 @@ function preparedForm(cockpit, action, args, spec) {
   const group = (more) => fields.filter(([one]) => Boolean(one.more) === more).map(([, { node: one }]) => one);
   const box = (inside) => (inside.length ? h("div", { class: "mlt-fields" }, inside) : null);
   const folded = box(group(true)) && h("details", { class: "mlt-settings" }, h("summary", {}, "More settings"), box(group(true)));
-  const node = h("div", { class: "mlt-form" }, box(group(false)), folded, number, says, problem, code.node);
+  const trial = h("div", { class: "mlt-trial", "aria-live": "polite" });
+  const node = h("div", { class: "mlt-form" }, box(group(false)), folded, number, says, trial, problem, code.node);
   for (const one of [number, says, problem]) show(one, false);
   code.set("");
 
@@ -128,6 +129,7 @@ function preparedForm(cockpit, action, args, spec) {
   }
 
   function tell(value) {
+    trial.replaceChildren(...(value.trial ? [trialBlock(value.trial)] : []));
     put(says, value.says ?? "");
     show(says, Boolean(value.says));
     put(number, value.number == null ? "" : numberOf(value));
@@ -206,6 +208,7 @@ function openDialog(cockpit, action, args, spec) {
       form.fail(null);
       cockpit.did(action, value);
       done = true;
+      done = !spec.again;
       if (!spec.stays) return node.close();
       cancel.focus();
     } catch (error) {

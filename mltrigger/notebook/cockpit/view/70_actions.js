@@ -20,8 +20,8 @@ const ACTIONS = {
     fields: [{ name: "data", kind: "json", label: "Payload", keep: true, hint: "It is checked against the schema of the model. Unchanged: the event goes as it is stored." }],
   },
   dry_run: {
-    title: "Dry run", go: "Run", stays: true, about: "Runs a version on this event here. Nothing is recorded.",
-    fields: [{ name: "version", kind: "version", label: "Version" }],
+    title: "Dry run", go: "Run", stays: true, again: true, about: "Calls a version with this event here, and shows its answer beside the recorded one. Nothing is recorded.",
+    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "data", kind: "json", label: "Payload", keep: true, hint: "Unchanged: the event goes as it is stored." }],
   },
   discard: {
     title: "Discard", go: "Discard", danger: true, about: "Gives this event up. Its record and the reason stay.",

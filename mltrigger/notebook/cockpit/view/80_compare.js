@@ -44,6 +44,14 @@ function sides(flip, old, fresh) {
   return h("div", { class: "mlt-sides" }, side("old", "del", old), side("new", "ins", fresh));
 }
 
+// A dry run beside the recorded attempt: outputs or errors, with the differences marked.
+function trialBlock(found) {
+  const said = (output, error) => (error ? error : spread(output));
+  const [before, after] = [said(found.recorded, found.recorded_error), said(found.output, found.error)];
+  const word = !found.is_recorded ? "No recorded attempt to compare with" : before === after ? "The same as recorded" : "Not the same as recorded";
+  return h("div", {}, h("p", { class: "mlt-number-line" }, word), sides({ old_output: before, new_output: after }, "recorded", found.version));
+}
+
 function flipItem(flip, old, fresh) {
   const facts = [STATES[flip.state] ?? "", flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
   return h("li", { class: "mlt-flip" }, h("p", { class: "mlt-flip-head" }, h("strong", {}, flip.event || `event ${flip.seq}`), h("span", { class: "mlt-muted" }, ` ${facts}`)), flip.error ? h("p", { class: "mlt-problem" }, flip.error) : null, sides(flip, old, fresh));
