@@ -15,7 +15,8 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
-from mltrigger.notebook.cockpit.code import written
+from mltrigger.notebook.cockpit.code import Name, Script, Step, call, written
+from mltrigger.notebook.cockpit.recording import Recording
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[31m'\"\\\n"
 
@@ -544,6 +545,14 @@ def test_a_value_in_code_is_that_value(value: Any) -> None:
 
 def test_every_action_has_its_control_and_is_in_the_table(front: Front) -> None:
     assert set(front.state["controls"]) == set(ACTIONS)
+
+
+def test_a_recording_keeps_every_action() -> None:
+    recording = Recording()
+    recording.turn(True)
+    for n in range(1_500):
+        recording.add(Script((Step(call(Name("bus"), "publish", "pages", n)),)))
+    assert recording.code().count("bus.publish(") == 1_500
 
 
 def recorded(bus: mt.EventBus) -> str:

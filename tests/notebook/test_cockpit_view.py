@@ -485,6 +485,39 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
     ]
 
 
+def test_flips_are_one_number_made_of_parts_and_a_cut_is_said(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("heading", name="518 flips, the 130 worst of them")).to_be_visible()
+    tiles = page.locator(".mlt-tile[data-count]")
+    assert tiles.locator("dt").all_text_contents() == [
+        "events answered by both",
+        "agree",
+        "flips",
+        "outputs differ",
+        "only the new one failed",
+        "only the old one failed",
+    ]
+    numbers = [int(n.replace(",", "")) for n in tiles.locator("dd").all_text_contents()]
+    assert numbers[2] == sum(numbers[3:]) == 518
+    expect(page.get_by_text("All of them: comparison.flips()")).to_be_visible()
+    expect(page.get_by_text("Agreement by slice, the first 3 of 7")).to_be_visible()
+    tab(page, "Invocations")
+    first_row(page).click()
+    expect(page.get_by_text("Attempts, the newest 2 of 1,234")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    tab(page, "Overview")
+    page.evaluate("fake.change({ window: { attempts: 2000, is_cut: true, versions_left_out: 3 } })")
+    expect(
+        page.get_by_text(
+            "those of the newest 2,000\u00a0attempts. 3\u00a0older versions of them have no line."
+        )
+    ).to_be_visible()
+
+
 def test_read_only_view_has_no_button_that_changes_anything(opened: Any) -> None:
     page = opened(readOnly=True)
     for place in ("Overview", "Invocations", "Versions"):

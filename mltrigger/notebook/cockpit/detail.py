@@ -10,7 +10,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import is_json
 from mltrigger.event.making import can_open
-from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url
+from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url, too_large
 from mltrigger.notebook.cockpit.texts import WHOLE, bounded, failed, iso, rounded
 from mltrigger.reports.views import data_text
 from mltrigger.store.outcomes import ANSWERING, ROLES
@@ -61,6 +61,8 @@ def detail(
     letters = bus.log.dead_letters(spec.id, seq, with_data=False)
     attempts = attempts_of(bus, spec, seq)
     own = meant(attempts, attempt, lane)
+    trace = _readable(bus, lambda: _trace(bus, event_id, source), [])
+    explained = _readable(bus, lambda: _explained(bus, spec, event_id, source), _UNEXPLAINED)
     traceback = own and own["traceback"]
     if letters and (own is None or own["outcome"] == "dead"):
         traceback = traceback or letters[0].traceback
@@ -71,13 +73,15 @@ def detail(
         "media_type": short(media_type or "application/json"),
         "editable": not bus.log.hides_data and _is_editable(raw, media_type),
         "image": data_url(raw) or _object(bus, spec, seq),
+        "image_note": too_large(raw),
         "output": bounded((own and own["output"]) or ""),
         "error": bounded(failed(own["error_type"], own["error"], own["reason"]) if own else ""),
         "traceback": bounded(near(traceback)) if traceback else "",
         "printed": bounded((own and own["stdout"]) or ""),
         "attempts": [_attempt(row) for row in attempts[-MOST_ATTEMPTS:]],
-        "trace": _readable(bus, lambda: _trace(bus, event_id, source), []),
-        "explain": _readable(bus, lambda: _explained(bus, spec, event_id, source), _UNEXPLAINED),
+        "trace": trace[:MOST_STEPS],
+        "explain": explained[:MOST_STEPS],
+        "in_all": {"attempts": len(attempts), "trace": len(trace), "explain": len(explained)},
         "dead": bool(letters),
         "actions": applying(bool(letters), attempts),
     }
@@ -211,7 +215,7 @@ def _attempt(row: dict[str, Any]) -> dict[str, Any]:
 
 def _trace(bus: EventBus, event_id: str, source: str) -> list[dict[str, Any]]:
     """Return the way of an event through the pipeline. Times count from its first cause."""
-    frame = bus.trace(event_id, source=source).head(MOST_STEPS)
+    frame = bus.trace(event_id, source=source)
     if not len(frame):
         return []
     began = frame["published_at"].min()
@@ -239,7 +243,7 @@ def _trace(bus: EventBus, event_id: str, source: str) -> list[dict[str, Any]]:
 def _explained(
     bus: EventBus, spec: SubscriptionSpec, event_id: str, source: str
 ) -> list[dict[str, Any]]:
-    frame = bus.explain(event_id, spec.name, source=source).head(MOST_STEPS)
+    frame = bus.explain(event_id, spec.name, source=source)
     return [
         {"step": visible(step), "answer": bounded(str(answer))}
         for step, answer in zip(frame["step"], frame["detail"], strict=True)

@@ -189,5 +189,7 @@ def filters(given: Given, names: tuple[str, ...]) -> dict[str, Any]:
 def _value(given: Given, name: str) -> Any:
     value = given.raw(name)
     if isinstance(value, list):
-        return [Given({name: each}).text(name) for each in value[:_MOST_VALUES]]
+        if len(value) > _MOST_VALUES:
+            raise Wrong(name, f"{name} may have {_MOST_VALUES} values, it has {len(value):,}")
+        return [Given({name: each}).text(name) for each in value]
     return given.text(name)

@@ -28,7 +28,8 @@ _EMPTY: Mapping[str, Any] = {
     **NOTHING,
     "log": {"rows": 0, "generation": 0},
     "names": {
-        name: [] for name in ("versions", "topics", "reasons", "roles", "outcomes", "bindings")
+        "more_reasons": 0,
+        **{name: [] for name in ("versions", "topics", "reasons", "roles", "outcomes", "bindings")},
     },
 }
 

@@ -147,7 +147,7 @@ export class FakeKernel {
       trace: [["scans", "split", 0, 2, 30, 0, "succeeded"], ["pages", "ocr", 34, 3, 120, 1, row.outcome], ["documents", "classify", 160, 8, 44, 2, "succeeded"], ["documents", "archive", 160, 90, 10, 2, "succeeded"]].map(([topic, subscription, start_ms, queue_ms, model_ms, depth, outcome]) =>
         ({ topic: this.text(topic), event_id: "e", subscription: this.text(subscription), version: "1.4.0", outcome, start_ms, queue_ms, model_ms, depth })),
       explain: [{ step: "filter", answer: this.text("kind = \"page\" matches") }, { step: "version", answer: "1.4.0 serves this event" }],
-      dead: row.outcome === "dead", edited: this.edited ?? null, hidden: "",
+      dead: row.outcome === "dead", in_all: { attempts: 1234, trace: 4, explain: 2 }, image_note: "", edited: this.edited ?? null, hidden: "",
       actions: row.outcome === "dead" ? ["redrive", "dry_run", "fire", "discard", "export_case"] : ["dry_run", "fire", "export_case"],
     };
   }
@@ -155,7 +155,7 @@ export class FakeKernel {
   compare({ old, new: fresh }) {
     return {
       verdict: this.text("SHIP: 1.5.0 agrees, and is faster"), arithmetic: [this.text("agreement: 4,870 of 5,000, at least 96.9 % (95 %)"), "errors: 0.7 % against 0.8 %, p = 0.62", "model time, p95: 132 ms against 181 ms"],
-      counts: { events: 5000, agree: 4870, flips: 130, "only old failed": 4 },
+      counts: { pairs: 5000, same: 4870, flip: 493, not_comparable: 0, new_failed: 20, old_failed: 5 }, flips_in_all: 518, slices_in_all: 7,
       flips: Array.from({ length: 130 }, (_, i) => ({ seq: i, event: this.text(`scans/2026/${i}.png`), old_output: this.text(`{"kind": "invoice", "total": "1,204.0${i % 10}", "language": "de"}`), new_output: this.text(`{"kind": "receipt", "total": "1,204.00", "language": "de"}`), worse: 1 - i / 130, slice: this.text(["de", "fr", "en"][i % 3]) })),
       slices: ["de", "fr", "en"].map((slice, i) => ({ slice: this.text(slice), n: 3000 - 1200 * i, agree: 0.981 - 0.02 * i, interval: [0.96 - 0.02 * i, 0.99 - 0.01 * i] })),
       code: `sub.compare(${JSON.stringify(old)}, ${JSON.stringify(fresh)})`,

@@ -200,9 +200,9 @@ def _differing(frame: Any) -> str:
     failed = int((frame["outcome"] == "failed").sum())
     said = f"{n} of {count(len(frame), 'answer')} would differ, {failed} failed."
     changed = frame[frame["differs"].fillna(False).astype(bool)].head(_MOST_SHOWN)
-    return "\n".join(
-        [said, *(f"{old} → {new}" for old, new in zip(changed["old"], changed["new"], strict=True))]
-    )
+    pairs = (f"{old} → {new}" for old, new in zip(changed["old"], changed["new"], strict=True))
+    more = f"… and {count(n - len(changed), 'other answer')}" if n > len(changed) else ""
+    return "\n".join(filter(None, [said, *pairs, more]))
 
 
 def _present(desk: Desk, spec: SubscriptionSpec) -> str:

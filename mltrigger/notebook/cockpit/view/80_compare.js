@@ -3,6 +3,11 @@
 const WORDS = 400;
 const FLIPS_SHOWN = 25;
 const RULE_WORDS = { true: "holds", false: "fails" };
+// A flip is an event on which the versions do not agree, for one of four reasons. All of them together are the flips.
+const TILE_WORDS = {
+  pairs: "events answered by both", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
+  not_comparable: "cannot be compared", both_failed: "both failed",
+};
 const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
 const tokens = (text) => text.match(/\w+|\s+|[^\w\s]/gu) ?? [];
@@ -69,6 +74,8 @@ function verdictBlock(found) {
     lines.length ? h("ul", {}, lines) : null);
 }
 
+const madeOf = (counts) => ["flip", "new_failed", "old_failed", "not_comparable"].filter((name) => counts[name]).map((name) => `${whole(counts[name])} ${TILE_WORDS[name]}`).join(", ");
+
 function compareTab(cockpit) {
   const old = choices({}, "choose");
   const fresh = choices({}, "choose");
@@ -102,8 +109,9 @@ function compareTab(cockpit) {
     const names = { subscription: args.subscription, old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
     const promote = { ...ACTIONS.promote, fields: ACTIONS.promote.fields.slice(1), extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
+    const all = found.flips_in_all ?? found.flips?.length ?? 0;
     // The first count is that of all pairs; of the others those that are not zero.
-    const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
+    const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).flatMap(([name, n]) => (name === "flip" ? [["flips", all], [name, n]] : [[name, n]])).map(([name, n]) => h("div", { class: "mlt-tile", "data-count": name }, h("dt", {}, TILE_WORDS[name] ?? name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
     const flips = found.flips ?? [];
     const list = h("ol", { class: "mlt-flips" });
     const rest = button("", () => grow());
@@ -116,8 +124,10 @@ function compareTab(cockpit) {
     result.replaceChildren(...[verdict,
       h("div", { class: "mlt-buttons" }, cockpit.control("promote", { subscription: args.subscription, version: args.new }, promote), cockpit.control("report", names, ACTIONS.report, {})),
       counts.length ? h("dl", { class: "mlt-tiles" }, counts) : null,
-      found.slices?.length ? dataTable("Agreement by slice", ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), one.agree == null ? "–" : percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
-      h("h3", {}, flips.length ? `${plural(found.flips_in_all ?? flips.length, "flip")}, ${found.flips_in_all > flips.length ? `the ${whole(flips.length)} worst` : "worst first"}` : "No flips: the versions agree"), list, rest].filter(Boolean));
+      found.slices?.length ? dataTable(`Agreement by slice${cutOf("first", found.slices.length, found.slices_in_all)}`, ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), one.agree == null ? "–" : percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
+      h("h3", {}, flips.length ? `${plural(all, "flip")}, ${all > flips.length ? `the ${whole(flips.length)} worst of them` : "worst first"}` : "No flips: the versions agree"),
+      flips.length ? h("p", { class: "mlt-muted" }, `Events on which the versions do not agree: ${madeOf(found.counts ?? {})}.`, all > flips.length ? h("span", {}, " All of them: ", h("code", {}, "comparison.flips()")) : null) : null,
+      list, rest].filter(Boolean));
   }
 
   const versions = whenChanged(({ names }) => names?.versions, ({ names }) => {
