@@ -396,13 +396,13 @@ def test_a_form_shows_the_usual_settings_and_an_error_beside_its_field(opened: A
     dialog = page.get_by_role("dialog", name="Canary")
     confirm = dialog.get_by_role("button", name="Start canary")
     expect(confirm).to_be_enabled()
-    errors = dialog.get_by_label("Errors: at most")
+    errors = dialog.get_by_label("Errors, times those of now")
     assert errors.input_value() == "1.5"
 
     errors.fill("0.5")
     expect(errors).to_have_attribute("aria-invalid", "true")
     expect(errors).to_have_accessible_description(
-        "write a number from 1 on, or None Empty: no such rule."
+        "write a number from 1 on, or None More: roll back. Empty: no such rule."
     )
     expect(confirm).to_be_disabled()
     errors.fill("many")

@@ -9,13 +9,13 @@ function textBlock(title, text, { error = false, folded = false } = {}) {
   return h("section", { class: "mlt-block" }, h("h4", {}, title), pre);
 }
 
-function payloadBlock(found) {
+function payloadBlock(found, outcome) {
   const image = picture(found.image, "The image of this event");
   const text = found.payload ? spread(found.payload) : "";
   const { edited } = found;
   return h("section", { class: "mlt-block" },
     h("h4", {}, "Payload", found.media_type ? h("span", { class: "mlt-muted" }, ` ${found.media_type}`) : null),
-    edited ? h("p", { class: "mlt-note" }, edited.used ? "Answered with the payload edited" : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
+    edited ? h("p", { class: "mlt-note" }, edited.used ? `${outcome === "succeeded" ? "Answered" : "Called"} with the payload edited` : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
     found.image_note ? h("p", { class: "mlt-muted" }, found.image_note) : null,
     image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, found.hidden || "No payload."),
     edited ? h("details", { class: "mlt-block", open: !edited.used }, h("summary", {}, edited.used ? "The payload as published" : "The payload as published, which this attempt got"),
@@ -89,7 +89,7 @@ function drawer(cockpit, closed) {
     content.replaceChildren(...[
       textBlock("Error", found.error, { error: true }),
       textBlock("Traceback", found.traceback, { folded: true }),
-      payloadBlock(found),
+      payloadBlock(found, row.outcome),
       textBlock("Output", found.output && spread(found.output)),
       textBlock("Printed", found.printed, { folded: true }),
       timelineBlock(found.trace, found.in_all?.trace),

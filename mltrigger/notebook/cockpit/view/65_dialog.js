@@ -130,7 +130,9 @@ function preparedForm(cockpit, action, args, spec) {
 
   function tell(value) {
     trial.replaceChildren(...(value.trial ? [trialBlock(value.trial)] : []));
-    put(says, value.says ?? "");
+    const text = value.says ?? "";
+    // The outputs stand beside each other below it.
+    put(says, value.trial ? text.split("\n")[0] : text);
     show(says, Boolean(value.says));
     put(number, value.number == null ? "" : numberOf(value));
     show(number, value.number != null);
@@ -189,6 +191,7 @@ function openDialog(cockpit, action, args, spec) {
     title, spec.about ? h("p", { class: "mlt-muted" }, spec.about) : null, spec.extra ?? null, form.node, h("div", { class: "mlt-buttons mlt-end" }, cancel, confirm));
   let busy = false;
   let done = false;
+  let ran = false;
 
   const patch = () => {
     const { ready } = form;
@@ -197,7 +200,7 @@ function openDialog(cockpit, action, args, spec) {
     const n = ready?.number;
     put(confirm, n == null || (n === 1 && ready.number_is !== "at least") ? spec.go : `${spec.go} ${numberOf(ready)}`);
     show(confirm, !done);
-    put(cancel, done ? "Close" : "Cancel");
+    put(cancel, done || ran ? "Close" : "Cancel");
   };
 
   async function doIt() {
@@ -207,7 +210,7 @@ function openDialog(cockpit, action, args, spec) {
       const value = await form.go();
       form.fail(null);
       cockpit.did(action, value);
-      done = true;
+      ran = true;
       done = !spec.again;
       if (!spec.stays) return node.close();
       cancel.focus();

@@ -52,8 +52,8 @@ const ACTIONS = {
     fields: [
       { name: "version", kind: "version", label: "Version" },
       { name: "steps", kind: "shares", label: "Steps", value: "1 %, 5 %, 20 %, 50 %", hint: "Shares of the events, one after the other." },
-      { name: "guard.errors", kind: "rule", label: "Errors: at most so many times those of now", value: "1.5", hint: "Empty: no such rule." },
-      { name: "guard.p95", kind: "rule", label: "95th percentile: at most so many times", value: "1.3", hint: "Empty: no such rule." },
+      { name: "guard.errors", kind: "rule", label: "Errors, times those of now", value: "1.5", hint: "More: roll back. Empty: no such rule." },
+      { name: "guard.p95", kind: "rule", label: "95th percentile, times", value: "1.3", hint: "Slower: roll back. Empty: no such rule." },
       { name: "guard.measures", kind: "measures", label: "Figures of mt.report", hint: "For example confidence: higher, cost: lower.", more: true },
       { name: "guard.alpha", kind: "number", label: "Chance of a false alarm", value: "0.05", more: true },
       { name: "min_events", kind: "number", label: "Answers a step, at least", value: "200", more: true },

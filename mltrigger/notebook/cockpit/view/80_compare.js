@@ -54,7 +54,7 @@ function trialBlock(found) {
   const said = (output, error) => (error ? error : spread(output));
   const [before, after] = [said(found.recorded, found.recorded_error), said(found.output, found.error)];
   const word = !found.is_recorded ? "No recorded attempt to compare with" : before === after ? "The same as recorded" : "Not the same as recorded";
-  return h("div", {}, h("p", { class: "mlt-number-line" }, word), sides({ old_output: before, new_output: after }, "recorded", found.version));
+  return h("div", {}, h("p", { class: "mlt-trial-word" }, word), sides({ old_output: before, new_output: after }, "recorded", found.version));
 }
 
 function flipItem(flip, old, fresh) {
