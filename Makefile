@@ -17,7 +17,7 @@ TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
 CELLS  := -p tests.helpers.light -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/helpers/nbval-sanitize.cfg \
 	tests notebooks
 # Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
-DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev locales mosquitto nodejs pgbouncer r-base-core r-cran-httr rabbitmq-server redis-server zsh
+DEBIAN := chromium-headless-shell default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev locales mosquitto nodejs pgbouncer r-base-core r-cran-httr rabbitmq-server redis-server zsh
 # The wall clock of `make test-later`: 400 days ahead, in a zone with an odd offset and summer time.
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
@@ -27,9 +27,11 @@ LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
+# The pip of Python 3.11 takes twice as long to install all.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("mltrigger needs Python 3.11 or newer; call make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=26'
 
 # The build backend is installed first and used as it is: an isolated build would fetch its newest release.
 $(VENV)/.installed-%: $(SETUP) $(LOCK) | $(BIN)/python
@@ -79,14 +81,14 @@ $(VENV)/wall_clock.so: tests/helpers/wall_clock.c | $(BIN)/python
 	$(CC) -O2 -shared -fPIC -o $@ $< -ldl
 
 programs:            ## install the programs that tests drive: needs apt-get, and root
-	@for program in chromium cc go java mosquitto node npm pgbouncer rabbitmq-server redis-server Rscript zsh; do command -v $$program >/dev/null || missing=1; done; \
+	@for program in chromium-headless-shell cc go java mosquitto node npm pgbouncer rabbitmq-server redis-server Rscript zsh; do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; fi
 	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
 
 # torch is held back: the newer ones bring 5 GB of CUDA, and the tests use the CPU.
 lock: $(BIN)/python            ## choose the versions that make installs anew: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	printf 'setuptools>=77\ntorch<2.14\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+	printf 'pip>=26\nsetuptools>=77\ntorch<2.14\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command 'make lock' --output-file $(LOCK) setup.cfg -
 
 # Credentials are those that boto3 finds; AWS_REGION or AWS_DEFAULT_REGION says where. With AWS_ENDPOINT_URL it runs against an emulator.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mltrigger as mt
-from benchmarks.harness import Options, children, consume, payloads, scratch, until, url
+from benchmarks import page
+from benchmarks.harness import Options, children, consume, payloads, scratch, succeeded, until, url
 from benchmarks.report import Report, Table, Target, number
 
 BATCH, LOT, BAD = 1_000, 500, 100
@@ -58,7 +59,19 @@ def run(options: Options) -> Report:
             with children() as child:
                 given = str(path), idle_s, more if n == 2 else 0
                 found.append(child.submit(look, *given).result())
-    return _report(size, more, idle_s, found)
+        seen = _in_browser(path, idle_s, more) if page.is_possible() else None
+    report = _report(size, more, idle_s, found)
+    if seen is not None:
+        _add_browser(report, seen, more)
+    return report
+
+
+def _in_browser(path: Path, idle_s: float, more: int) -> page.SeenInBrowser:
+    """Open the page, and publish *more* events in this process beside it."""
+    with mt.connect(url(path)) as bus:
+        model = mt.model(_NAME, batch=True)(Sorted().many)
+        sub = bus.subscribe("documents", model, name=_NAME, batch_size=LOT)
+        return page.look(path, idle_s, lambda: _publish(bus, sub, more))
 
 
 def _fill(path: Path, size: int) -> None:
@@ -123,14 +136,18 @@ def _growth_mb(bus: mt.EventBus, more: int) -> float:
     model = mt.model(_NAME, batch=True)(Sorted().many)
     sub = bus.subscribe("documents", model, name=_NAME, batch_size=LOT)
     sizes = []
-    for part in (more, more):
-        done = bus.tally(sub._spec).get("succeeded", 0)
-        for _ in range(0, part, BATCH):
-            bus.publish_batch("documents", payloads(BATCH))
-        expected = done + -(-part // BATCH) * BATCH
-        until(lambda: bus.tally(sub._spec).get("succeeded", 0) >= expected, "events", 0.05)  # noqa: B023
+    for _ in range(2):
+        _publish(bus, sub, more)
         sizes.append(_rss_mb())
     return sizes[1] - sizes[0]
+
+
+def _publish(bus: mt.EventBus, sub: mt.Subscription, more: int) -> None:
+    """Publish *more* events, and wait until all have ended."""
+    expected = succeeded(bus, sub) + -(-more // BATCH) * BATCH
+    for _ in range(0, more, BATCH):
+        bus.publish_batch("documents", payloads(BATCH))
+    until(lambda: succeeded(bus, sub) >= expected, "events", 0.05)
 
 
 def _rss_mb() -> float:
@@ -163,8 +180,8 @@ def _report(size: int, more: int, idle_s: float, found: list[Seen]) -> Report:
     ]
     report.notes += [
         (
-            f"SQLite. {number(BAD)} of the attempts are dead. Without a browser: the messages of the"
-            " view come from the process itself. Drawing is not in it."
+            f"SQLite. {number(BAD)} of the attempts are dead. The first figures are without a browser:"
+            " the messages of the view come from the process itself. Drawing is not in them."
         ),
         (
             f"Nothing happens for {idle_s:g} s: the whole process, with its bus. A text is looked for"
@@ -172,3 +189,34 @@ def _report(size: int, more: int, idle_s: float, found: list[Seen]) -> Report:
         ),
     ]
     return report
+
+
+def _add_browser(report: Report, seen: page.SeenInBrowser, more: int) -> None:
+    """Add the figures of the page in Chromium."""
+    times = {"counts of the overview": seen.overview_s, "first rows of the table": seen.rows_s}
+    rows = [
+        (name, f"{statistics.median(found):.2f}", f"{max(found):.2f}")
+        for name, found in times.items()
+    ]
+    title = "The page in Chromium, seconds after the navigation"
+    report.tables.append(Table(title, ("what is seen", "median of 3", "most"), rows))
+    opened_s, limit_mb = statistics.median(seen.rows_s), GROWTH_MB
+    report.targets += [
+        Target("page: first rows seen", f"< {OPEN_S:g} s", f"{opened_s:.2f} s", opened_s < OPEN_S),
+        Target(
+            "page: a core, when nothing happens",
+            f"< {IDLE:.0%}",
+            f"{seen.idle:.2%}",
+            seen.idle < IDLE,
+        ),
+        Target(
+            f"page: memory for {more:,} events more",
+            f"< {limit_mb:g} MB",
+            f"{seen.growth_mb:.1f} MB, in the browser {seen.page_growth_mb:.1f} MB",
+            max(seen.growth_mb, seen.page_growth_mb) < limit_mb,
+        ),
+    ]
+    report.notes.append(
+        "The page is that of `mltrigger dashboard` on the same log, each time with a new process and"
+        " a new browser. The share of a core and the memory are those of that process, the table open."
+    )

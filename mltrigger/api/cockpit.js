@@ -5,7 +5,7 @@ const AGAIN_MS = 1000;
 const MOST_AGAIN_MS = 10_000;
 // A page that nobody sees costs nothing, and leaves its connection to others: a browser has six for one server.
 const UNSEEN_MS = 10_000;
-const AWAY = "The server does not answer. Start it again, then load this page.";
+const AWAY = "The server does not answer. This page tries again by itself. After mltrigger dashboard was started again, open its new address.";
 const place = document.querySelector("#cockpit");
 const said = document.querySelector("#said");
 

@@ -113,6 +113,32 @@ def test_token_opens_the_page_and_the_end_of_the_server_is_said(
     page.close()
 
 
+def test_two_pages_follow_each_other_and_ask_for_a_token_after_a_restart(
+    chrome: Browser, server: mt.Server, served_bus: mt.EventBus
+) -> None:
+    from playwright.sync_api import expect
+
+    with chrome.new_context() as context:
+        one, other = context.new_page(), context.new_page()
+        one.goto(server.cockpit_url())
+        other.goto(f"{server.url}/v1/cockpit")
+        for page in (one, other):
+            page.get_by_label("Subscription").first.select_option("ocr")
+        one.get_by_role("button", name="Pause").click()
+        expect(other.locator(".mlt-pill")).to_have_text("paused")
+        other.get_by_role("button", name="Resume").click()
+        expect(one.locator(".mlt-pill")).to_have_text("listening")
+        other.close()
+        server.stop()
+        expect(one.locator(".mlt-pill")).to_have_text("server gone", timeout=20_000)
+        with mt.serve(
+            served_bus, port=int(server.url.rpartition(":")[2]), cockpit=hosted.cockpit()
+        ) as again:
+            one.get_by_label("Token").fill(again.token, timeout=30_000)
+            one.get_by_role("button").click()
+            expect(one.locator(".mlt-pill")).to_have_text("bus open")
+
+
 def test_unseen_page_leaves_and_comes_back_as_it_was(
     page: Page, server: mt.Server, served_bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from needs import chromium_program
 from playwright.sync_api import Browser, Page, sync_playwright
 from shared import wait_until
 
@@ -36,18 +36,25 @@ _CONNECTED = """async () => {
     await panel.sessionContext.session.kernel.info;
 }"""
 
+_REPLACED = """async (name) => {
+    const app = window.jupyterapp; const { currentWidget } = app.shell;
+    await currentWidget.sessionContext.shutdown();
+    currentWidget.dispose();
+    await app.commands.execute("docmanager:open", { path: name });
+}"""
+
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """Run a browser without a window."""
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=_FLAGS)
+        browser = driver.chromium.launch(executable_path=chromium_program(), args=_FLAGS)
         yield browser
         browser.close()
 
 
 class Lab:
-    """JupyterLab in *folder*."""
+    """JupyterLab in *folder*, and Notebook 7 of the same server."""
 
     def __init__(self, folder: Path, browser: Browser) -> None:
         with socket.socket() as probe:
@@ -64,15 +71,24 @@ class Lab:
         )
         wait_until(self._answers, timeout_s=90)
 
-    def open(self, *cells: str, width: int = 1280, scheme: str = "light") -> Page:
-        """Open a notebook of *cells*, connected to a new kernel."""
+    def open(
+        self,
+        *cells: str,
+        width: int = 1280,
+        front: str = "lab/tree",
+        page: Page | None = None,
+    ) -> Page:
+        """Open a notebook of *cells*, connected to a new kernel. It replaces that of *page*.
+
+        *front* is the address of the frontend, for a new page.
+        """
         name = f"{secrets.token_hex(4)}.ipynb"
         nbformat.write(notebook(*cells), self._folder / name)
-        page = self._browser.new_page(
-            viewport={"width": width, "height": 1100},
-            color_scheme="dark" if scheme == "dark" else "light",
-        )
-        page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset&token={self._token}")
+        if page is None:
+            page = self._browser.new_page(viewport={"width": width, "height": 1100})
+            page.goto(f"http://127.0.0.1:{self._port}/{front}/{name}?reset&token={self._token}")
+        else:
+            page.evaluate(_REPLACED, name)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=90_000)
         page.evaluate(_CONNECTED)
         return page
@@ -115,6 +131,7 @@ class Lab:
                 f"--ServerApp.root_dir={self._folder}",
             ),
             "--LabApp.expose_app_in_browser=True",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
         ]
 
     def _environment(self) -> dict[str, str]:

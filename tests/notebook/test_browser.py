@@ -1,4 +1,4 @@
-"""What only a browser can show: the cockpit in a real JupyterLab, one whose kernel is gone, and a
+"""What only a browser can show: the cockpit in a real JupyterLab and Notebook 7, one whose kernel is gone, and a
 notebook saved as HTML.
 """
 
@@ -90,11 +90,19 @@ def live(lab: Lab) -> Iterator[Page]:
     page.close()
 
 
-def opened(lab: Lab, *more: str, **options: Any) -> Page:
+@pytest.fixture(scope="module")
+def another(lab: Lab) -> Iterator[Page]:
+    """A page whose notebook each test replaces: to load JupyterLab takes ten times as long."""
+    page = lab.open()
+    yield page
+    page.close()
+
+
+def opened(lab: Lab, **options: Any) -> Page:
     from browser import menu
     from playwright.sync_api import expect
 
-    page = lab.open(SETUP + LOGGED, SHOW, PID, *more, **options)
+    page = lab.open(SETUP + LOGGED, SHOW, PID, **options)
     page.evaluate(CLICKED)
     menu(page, "Run", "Run All Cells")
     expect(page.locator(".mlt-pill")).to_have_text("listening", timeout=60_000)
@@ -341,6 +349,18 @@ def test_recorded_clicks_become_a_cell_that_runs(live: Page) -> None:
     assert len(printed(live, "*paused_at").split()) == before + 1
 
 
+@pytest.mark.needs("notebook")
+def test_notebook_7_shows_it_alive_leaves_it_its_keys_and_pauses_during_a_cell(lab: Lab) -> None:
+    page = opened(lab, front="notebooks")
+
+    test_cockpit_lives_and_nothing_of_an_event_is_more_than_text(page)
+    test_keys_in_the_table_do_not_reach_the_notebook(page)
+    test_counts_rise_while_a_cell_runs(page)
+    test_pause_during_a_cell_of_60_s_takes_effect_in_under_300_ms(page)
+    test_recorded_clicks_become_a_cell_that_runs(page)
+    page.close()
+
+
 # -- its life --------------------------------------------------------------------------------------
 
 
@@ -359,12 +379,12 @@ def test_a_kernel_that_stands_still_is_gone_until_it_goes_on(live: Page) -> None
 
 
 def test_after_a_restart_and_after_the_death_of_its_kernel_a_cockpit_says_that_it_is_gone(
-    lab: Lab,
+    lab: Lab, another: Page
 ) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
-    page = opened(lab, scheme="dark", width=1000)
+    page = opened(lab, page=another)
     menu(page, "Kernel", "Restart Kernel…")
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     is_gone(page)
@@ -374,10 +394,12 @@ def test_after_a_restart_and_after_the_death_of_its_kernel_a_cockpit_says_that_i
     expect(tile(page, "succeeded")).to_have_text("36", timeout=30_000)
     os.kill(pid_of(page), signal.SIGKILL)
     is_gone(page)
-    page.close()
+    page.get_by_role("dialog").get_by_role("button", name="Ok").click()
 
 
-def test_closed_bus_and_failed_disk_are_said_and_nothing_can_be_clicked(lab: Lab) -> None:
+def test_closed_bus_and_failed_disk_are_said_and_nothing_can_be_clicked(
+    lab: Lab, another: Page
+) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
@@ -394,17 +416,18 @@ except mt.DiskFailed:
     print("refused")
 """
     for last, word in (("bus.close()", "bus closed"), (fails, "bus stopped by the store")):
-        page = lab.open(SETUP, SHOW, last)
+        page = lab.open(SETUP, SHOW, last, page=another)
         menu(page, "Run", "Run All Cells")
 
         expect(page.locator(".mlt-pill")).to_have_text(word, timeout=60_000)
         expect(page.locator(".mlt-pill")).to_have_attribute("data-live", "off")
         expect(page.locator(".mltrigger-cockpit [data-action]:enabled")).to_have_count(0)
         expect(page.locator(".mlt-updated")).to_contain_text("last updated 20")
-        page.close()
 
 
-def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab: Lab) -> None:
+def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(
+    lab: Lab, another: Page
+) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
@@ -423,7 +446,7 @@ def parse(mail):
 
 mt.fire("mails", [1, 2]).open
 """
-    page = lab.open(fails)
+    page = lab.open(fails, page=another)
     menu(page, "Run", "Run All Cells")
 
     bar = page.locator(".mltrigger-progress")
@@ -432,7 +455,6 @@ mt.fire("mails", [1, 2]).open
     )
     expect(bar).to_contain_text("mails: 2 of 2 outcomes in ", timeout=30_000)
     assert page.locator(".mltrigger-progress progress").count() == 0
-    page.close()
 
 
 @pytest.mark.parametrize("state", [False, True], ids=["without widget state", "with widget state"])

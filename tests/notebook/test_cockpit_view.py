@@ -120,6 +120,34 @@ def test_no_number_is_cut_and_nothing_is_wider_than_the_page(opened: Any, width:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, place
 
 
+def test_two_hundred_subscriptions_stand_side_by_side_and_none_covers_another(opened: Any) -> None:
+    page = opened(chosen=None)
+    page.evaluate(
+        """() => {
+            const { picture } = window.fake.state;
+            const one = picture.subscriptions[0];
+            const all = Array.from({ length: 200 }, (_, i) => ({ ...one, name: `reader-${i}`, topic: `topic-${i % 20}`, emits: i === 7 ? ["out"] : [] }));
+            window.fake.change({ picture: { topics: [], subscriptions: all } });
+        }"""
+    )
+    page.locator(".mlt-node", has_text="reader-199").wait_for(state="attached")
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".mlt-node")].map((node) => node.getBoundingClientRect().toJSON())"""
+    )
+
+    assert len(boxes) == 221
+    assert len({round(box["left"]) for box in boxes}) >= 6  # topics and readers of three columns
+    ordered = sorted(boxes, key=lambda box: box["top"])
+    assert not [
+        (one, other)
+        for i, one in enumerate(ordered)
+        for other in ordered[i + 1 :]
+        if other["top"] < one["bottom"]
+        and one["left"] < other["right"]
+        and other["left"] < one["right"]
+    ]
+
+
 def test_hostile_text_in_every_field_stays_text(opened: Any) -> None:
     page = opened(hostile=HOSTILE, chosen=None)
     page.locator(".mlt-subscription").nth(1).click()
@@ -151,6 +179,23 @@ def test_texts_can_be_read_where_colours_are_forced_and_with_more_contrast(opene
     assert violations(page) == []
     page.emulate_media(forced_colors="none", contrast="more")
     assert violations(page) == []
+
+
+def test_bars_and_dots_are_seen_where_colours_are_forced(opened: Any) -> None:
+    page = opened()
+    page.emulate_media(forced_colors="active")
+    tab(page, "Invocations")
+    page.locator('.mlt-space .mlt-row[aria-rowindex="2"]').click()
+    page.locator(".mlt-model").first.wait_for()
+    colours = page.evaluate(
+        """() => {
+            const colour = (query, part) => getComputedStyle(document.querySelector(query), part).backgroundColor;
+            return [colour(".mltrigger-cockpit"), colour(".mlt-model"), colour(".mlt-pill", "::before"),
+                colour('.mlt-tile[data-key="dead"] dt', "::before"), colour(".mlt-node-state", "::before")];
+        }"""
+    )
+
+    assert colours[0] not in colours[1:]
 
 
 # -- the table -------------------------------------------------------------------------------------

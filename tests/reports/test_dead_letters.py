@@ -326,15 +326,15 @@ def test_dead_letters_are_a_card_with_error_traceback_and_data(sub: mt.Subscript
     assert "{&quot;text&quot;:null}" in page
 
 
-def test_a_part_of_the_rows_is_a_card_and_a_part_of_the_columns_is_a_table(
+def test_dead_letters_that_are_chosen_are_a_card_and_a_part_is_a_table(
     sub: mt.Subscription,
 ) -> None:
     dead = sub.dead_letters()
 
-    assert "1 dead letter<" in dead[dead["event_id"] == "a"]._repr_html_()
-    assert "<details>" in dead.sort_values("event_id", ascending=False).head(1)._repr_html_()
-    assert "<table" in dead[["reason", "error"]]._repr_html_()
-    assert "0 dead letters" in dead.iloc[:0]._repr_html_()
+    assert "1 dead letter<" in sub.dead_letters(text="b.png")._repr_html_()
+    assert 'class="dataframe"' in dead[["reason", "error"]]._repr_html_()
+    assert 'class="dataframe"' in dead.head(1)._repr_html_()
+    assert "0 dead letters" in sub.dead_letters(reason="timeout")._repr_html_()
     assert "traceback" in repr(dead)
     assert "a page without text" in repr(dead)
 
@@ -347,7 +347,7 @@ def test_card_of_many_shows_some_and_says_how_many_more(bus: mt.EventBus) -> Non
 
     # in the line and in the traceback of each of 20
     assert page.count("Reject: a page without text") == 40
-    assert "5 more: .iloc[20:]" in page
+    assert "5 more: choose by dead_letters(reason=…, text=…, since=…)" in page
 
 
 def test_nothing_of_a_dead_letter_is_markup(bus: mt.EventBus) -> None:

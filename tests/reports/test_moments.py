@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
@@ -98,6 +98,14 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.fixture
+def tried(sample: Callable[[Sequence[str], int], Sequence[str]]) -> dict[str, Call]:
+    """The calls, and every third chart: to draw one takes longer than all that it shows."""
+    charts = [name for name in CALLS if ".plot_" in name]
+    left_out = {*charts} - {*sample(charts, 3)}
+    return {name: call for name, call in CALLS.items() if name not in left_out}
+
+
+@pytest.fixture
 def old_and_new(bus: mt.EventBus, clock: SimulatedClock) -> mt.EventBus:
     """A bus with an event of three days ago, and one of now."""
     bus.subscribe("pages", read)
@@ -142,28 +150,34 @@ def test_every_public_call_with_since_is_tried_here() -> None:
     ],
     ids=str,
 )
-def test_age_counts_back_from_the_clock_of_the_bus(since: Any, old_and_new: mt.EventBus) -> None:
-    for name, call in CALLS.items():
+def test_age_counts_back_from_the_clock_of_the_bus(
+    since: Any, old_and_new: mt.EventBus, tried: dict[str, Call]
+) -> None:
+    for name, call in tried.items():
         assert call(old_and_new, since) == 1, name
 
 
-def test_time_may_be_of_any_zone_and_kind(old_and_new: mt.EventBus, clock: SimulatedClock) -> None:
+def test_time_may_be_of_any_zone_and_kind(
+    old_and_new: mt.EventBus, clock: SimulatedClock, tried: dict[str, Call]
+) -> None:
     then = now(clock) - timedelta(days=2)
     elsewhere = then.astimezone(timezone(timedelta(hours=5, minutes=45)))
     texts = then.isoformat(), then.isoformat().replace("+00:00", "Z"), elsewhere.isoformat()
 
     for since in (then, elsewhere, pd.Timestamp(then), *texts):
-        for name, call in CALLS.items():
+        for name, call in tried.items():
             assert call(old_and_new, since) == 1, (name, since)
 
 
 def test_longer_age_takes_all_and_no_since_is_no_limit(
-    old_and_new: mt.EventBus, clock: SimulatedClock
+    old_and_new: mt.EventBus, clock: SimulatedClock, tried: dict[str, Call]
 ) -> None:
     for name, call in CALLS.items():
-        for since in ("4d", "99w", None, "3d"):  # the old one is exactly three days old
-            assert call(old_and_new, since) == 2, (name, since)
+        assert call(old_and_new, "3d") == 2, name  # the old one is exactly three days old
         assert call(old_and_new, now(clock) + timedelta(days=1)) == 0, name
+    for name, call in tried.items():
+        for since in ("4d", "99w", None):
+            assert call(old_and_new, since) == 2, (name, since)
 
 
 @pytest.mark.parametrize(

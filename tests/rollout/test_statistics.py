@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from mltrigger.rollout.statistics import exact, resampling, sizes, special
 
+# It takes long to import: the process of the frameworks does so anyway.
+uses_statsmodels = pytest.mark.xdist_group("frameworks")
+
 counts = st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
@@ -55,6 +58,7 @@ def test_so_many_events_show_an_agreement_of_099(n: int, against: int) -> None:
     assert exact.lower(n - 10 - against, n - 10) < 0.99
 
 
+@uses_statsmodels
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
     from statsmodels.stats.contingency_tables import mcnemar
@@ -71,6 +75,7 @@ def test_one_sided_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
     assert exact.mcnemar_more(b, c) == pytest.approx(expected)
 
 
+@uses_statsmodels
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
     from statsmodels.stats.multitest import multipletests

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import moving
+import pandas as pd
 import psycopg
 import pytest
 from databases import Postgres
@@ -41,6 +42,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def before(filled: Path) -> dict[str, pd.DataFrame]:
+    """Every frame about that file."""
+    return frames_at(f"sqlite:///{filled}", SimulatedClock())
+
+
 @pytest.fixture
 def file(filled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(filled, tmp_path / "bus.db"))
@@ -61,10 +68,8 @@ def attempts(sub: mt.Subscription, event_id: str) -> list[str]:
 
 
 def test_every_frame_is_the_same_before_and_after(
-    file: Path, team: str, clock: SimulatedClock
+    file: Path, team: str, clock: SimulatedClock, before: dict[str, pd.DataFrame]
 ) -> None:
-    before = frames_at(f"sqlite:///{file}", clock)
-
     parts = move(file, team)
 
     assert_equal(frames_at(team, clock), before)
@@ -79,11 +84,14 @@ def test_every_frame_is_the_same_before_and_after(
 
 
 def test_rows_go_into_the_partitions_of_their_numbers(
-    file: Path, team: str, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+    file: Path,
+    team: str,
+    clock: SimulatedClock,
+    before: dict[str, pd.DataFrame],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for room in (partitions, transaction):
         monkeypatch.setattr(room, "SIZE", 4)
-    before = frames_at(f"sqlite:///{file}", clock)
 
     move(file, team)
 
@@ -422,19 +430,24 @@ POINTS = (0, 1, 3, 5, 6, 8, 9, 12, 40, 97, 151, 203, -9, -8, -7, -6, -5, -4, -3,
 """Steps of a move: the first ones, some in the middle, and the last ones."""
 
 
-@pytest.mark.slow(every=4)
+@pytest.fixture(scope="module")
+def step_count(filled: Path, tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> int:
+    """How many steps a move of that file has."""
+    whole = Path(shutil.copy(filled, tmp_path_factory.mktemp("whole") / "bus.db"))
+    done = child(whole, f"{postgres.dsn('postgres')}?schema=whole")
+    postgres.forget("whole")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.slow(every=5)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_move_that_is_killed_goes_on_and_no_row_comes_twice(
-    point: int, file: Path, filled: Path, tmp_path: Path, postgres: Postgres, team: str
+    point: int, file: Path, team: str, before: dict[str, pd.DataFrame], step_count: int
 ) -> None:
     clock = SimulatedClock()
-    before = frames_at(f"sqlite:///{filled}", clock)
     if point < 0:
-        whole = Path(shutil.copy(filled, tmp_path / "whole.db"))
-        done = child(whole, f"{team}_whole")
-        postgres.forget(parts_of(f"{team}_whole")[1])
-        assert done.returncode == 0, done.stderr
-        point += int(done.stdout)
+        point += step_count
 
     killed = child(file, team, point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -13,6 +13,8 @@ import pytest
 
 import mltrigger
 
+pytestmark = pytest.mark.xdist_group("architecture")  # one process reads the sources
+
 PACKAGE = Path(__file__).parents[2] / "mltrigger"
 
 FLOORS = (
@@ -161,11 +163,11 @@ def room(name: str) -> str:
     return name.partition(".")[0]
 
 
-def calls(name: str) -> Iterator[tuple[str, int]]:
-    """Yield what module *name* calls, as it is written, and the line."""
-    for node in ast.walk(tree(name)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node.lineno
+@functools.cache
+def calls(name: str) -> list[tuple[str, int]]:
+    """Return what module *name* calls, as it is written, and the line."""
+    nodes = (node for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
+    return [(ast.unparse(node.func), node.lineno) for node in nodes]
 
 
 def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -177,13 +179,15 @@ def functions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 # -- the arrows ------------------------------------------------------------------------------------
 
 
-def arrows() -> Iterator[tuple[str, str, Import]]:
-    """Yield (module, module that it imports, the statement), without the doors."""
-    for name in MODULES:
-        for found in imports(name):
-            other = own(found)
-            if other is not None and (name, other, found.function) not in DOORS:
-                yield name, other, found
+@functools.cache
+def arrows() -> list[tuple[str, str, Import]]:
+    """Return (module, module that it imports, the statement), without the doors."""
+    pairs = ((name, own(found), found) for name in MODULES for found in imports(name))
+    return [
+        (name, other, found)
+        for name, other, found in pairs
+        if other is not None and (name, other, found.function) not in DOORS
+    ]
 
 
 def test_imports_point_downwards() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 
 from benchmarks.house import LONG_WORDS, RIDDLE, sentences, sources
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 pytestmark = pytest.mark.xdist_group("words")  # one process reads the sources
 
 
@@ -42,3 +45,12 @@ def test_sentences_are_no_riddles() -> None:
     riddles = [f"{name}: {s}" for name, s in written() if RIDDLE.search(s)]
 
     assert share(riddles) < 0.01, "\n".join(riddles)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+def test_a_tutorial_opens_with_what_its_reader_will_learn(name: str) -> None:
+    first = json.loads((NOTEBOOKS / name).read_text())["cells"][0]
+    title, _, rest = "".join(first["source"]).partition("\n\n")
+
+    assert first["cell_type"] == "markdown" and title.startswith("# ")
+    assert rest.startswith("You will learn to")

@@ -5,6 +5,8 @@ const NODE_LEAST = 168;
 const NODE_GAP = 44;
 const ROW_GAP = 10;
 const INDENT = 20;
+// From so many subscriptions on, cards are small, and topics without arrows stand side by side.
+const MANY = 24;
 
 // Each topic with its subscriptions below it, in columns from left to right along what they hand on.
 // A circle of topics ends at the topic that it began with.
@@ -25,7 +27,7 @@ function columnsOf({ topics, subscriptions }) {
   for (const topic of all) columns[depths.get(topic)].push([`t:${topic}`, ...(readers.get(topic) ?? []).map(({ name }) => `s:${name}`)]);
   const edges = subscriptions.flatMap(({ name, emits }) => emits.map((next) => [`s:${name}`, `t:${next}`]));
   for (const [i, column] of columns.entries()) if (i > 0) untangle(column, columns[i - 1], edges);
-  return { columns, edges };
+  return { columns, edges, many: subscriptions.length >= MANY };
 }
 
 // Neighbours stand beside each other: a column is sorted by where its arrows come from.
@@ -99,7 +101,8 @@ function busPicture(choose) {
 
   function arrange() {
     if (!layout || !frame.clientWidth) return;
-    const { columns, edges } = layout;
+    const { columns, edges, many } = layout;
+    mark(frame, "data-many", many ? "yes" : "no");
     const width = Math.min(NODE_WIDTH, (frame.clientWidth - 4 - (columns.length - 1) * NODE_GAP) / Math.max(columns.length, 1));
     const flat = width < NODE_LEAST;
     mark(canvas, "data-flat", flat ? "yes" : "no");
@@ -111,21 +114,31 @@ function busPicture(choose) {
     for (const key of columns.flat(2)) place(key, { width: `${width - (key.startsWith("s:") ? INDENT : 0)}px` });
     const heights = new Map([...cards].map(([key, { node }]) => [key, node.offsetHeight]));
     const boxes = new Map();
-    let most = 0;
+    // Places a topic and its subscriptions below one another. Returns where the next may begin.
+    const stack = (group, left, top) => {
+      for (const key of group) {
+        const indent = key.startsWith("s:") ? INDENT : 0;
+        const box = { left: left + indent, top, width: width - indent, height: heights.get(key) };
+        boxes.set(key, box);
+        place(key, { left: `${box.left}px`, top: `${top}px` });
+        top += box.height + ROW_GAP;
+      }
+      return top + ROW_GAP;
+    };
+    const drawn = new Set(edges.flat());
+    const loose = many ? columns[0].filter((group) => !group.some((key) => drawn.has(key))) : [];
+    let most = 2;
     columns.forEach((column, i) => {
       let top = 2;
-      for (const group of column) {
-        for (const key of group) {
-          const indent = key.startsWith("s:") ? INDENT : 0;
-          const box = { left: 2 + i * (width + NODE_GAP) + indent, top, width: width - indent, height: heights.get(key) };
-          boxes.set(key, box);
-          place(key, { left: `${box.left}px`, top: `${top}px` });
-          top += box.height + ROW_GAP;
-        }
-        top += ROW_GAP;
-      }
-      most = Math.max(most, top - 2 * ROW_GAP);
+      for (const group of column) if (!loose.includes(group)) top = stack(group, 2 + i * (width + NODE_GAP), top);
+      most = Math.max(most, top);
     });
+    const tops = Array(Math.max(1, Math.floor((frame.clientWidth - 4 + INDENT) / (width + INDENT)))).fill(most);
+    for (const group of loose) {
+      const i = tops.indexOf(Math.min(...tops));
+      tops[i] = stack(group, 2 + i * (width + INDENT), tops[i]);
+    }
+    most = Math.max(most, ...tops) - 2 * ROW_GAP;
     canvas.style.height = `${most + 4}px`;
     lines.replaceChildren(
       ...columns.flat().flatMap(([topic, ...readers]) => readers.map((key) => branch(boxes.get(topic), boxes.get(key)))),

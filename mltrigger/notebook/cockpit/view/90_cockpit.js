@@ -222,13 +222,16 @@ function cockpitOf(model, el) {
   }
 
   // Keys without a modifier are ours here: JupyterLab would cut cells and run them.
-  root.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
-  });
+  const isOurs = (event) => !event.ctrlKey && !event.metaKey && !event.altKey;
+  root.addEventListener("keydown", (event) => isOurs(event) && event.stopPropagation());
+  // Notebook 7 hears keys at the document, before the root does.
+  const claim = (event) => root.contains(event.target) && event.target.toggleAttribute("data-lm-suppress-shortcuts", isOurs(event));
+  window.addEventListener("keydown", claim, true);
   model.on("change:state", soon);
   bar.choose("overview");
   return () => {
     model.off("change:state", soon);
+    window.removeEventListener("keydown", claim, true);
     soon.stop();
     eyes.stop();
     cockpit.talk.stop();
