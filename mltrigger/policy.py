@@ -20,6 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
+RATES_PER_S = 0.001, 1e6
+"""The lowest and the highest rate that can be asked for."""
 """The number of attempts that ran alone and never ended. Then the event counts as the killer of its
 worker (reason ``worker_died``).
 """
@@ -157,9 +159,9 @@ class DeliveryPolicy:
             ("max_attempts", self.max_attempts, 1, 1000),
             ("batch_size", self.batch_size, 1, 10_000),
             ("max_concurrency", self.max_concurrency, 1, 1000),
-            ("max_rate_per_s", self.max_rate_per_s, 0.001, 1e6),
+            ("max_rate_per_s", self.max_rate_per_s, *RATES_PER_S),
             ("max_concurrency_per_key", self.max_concurrency_per_key, 1, 1_000_000),
-            ("max_rate_per_s_total", self.max_rate_per_s_total, 0.001, 1e6),
+            ("max_rate_per_s_total", self.max_rate_per_s_total, *RATES_PER_S),
             ("max_age_s", self.max_age_s, 0.001, MAX_DELAY_S),
             ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
             ("unwrap", self.unwrap, 0, 5),
@@ -173,7 +175,7 @@ class DeliveryPolicy:
             if value is None and name in optional:
                 continue
             whole = not name.removesuffix("_total").endswith("_s")
-            if not _within(value, int if whole else (int, float), low, high):
+            if not within(value, int if whole else (int, float), low, high):
                 found.append(
                     f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g},"
                     f" got {value!r}"
@@ -266,7 +268,8 @@ class Settings(TypedDict, total=False):
     priority: str | None
 
 
-def _within(value: Any, kinds: Any, low: float, high: float) -> bool:
+def within(value: Any, kinds: Any, low: float, high: float) -> bool:
+    """Whether *value* is a number of *kinds* from *low* to *high*."""
     return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
 
 

@@ -749,6 +749,24 @@ def test_discarded_dead_letter_stays_dead_and_is_listed_no_more(side: Side) -> N
     assert [outcome for _, outcome, _ in side.attempts(spec)] == ["dead"]
 
 
+def test_dead_letter_that_died_again_after_a_record_is_left_as_it_is(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    _record_and_settle(side, side.receive(spec)[0], "dead", "dead_letter")
+    up_to = side.log.newest_row()
+    side.broker.send(spec, [receipt.seq])
+    _record_and_settle(side, side.receive(spec)[0], "dead", "dead_letter")
+
+    assert side.broker.send(spec, [receipt.seq], sending=Sending(up_to=up_to)) == []
+    assert side.broker.discard(spec, [receipt.seq], "a test page", up_to) == []
+    assert side.broker.depth(spec).dead == 1
+
+    up_to = side.log.newest_row()
+    assert side.broker.send(spec, [receipt.seq], sending=Sending(up_to=up_to)) == [receipt.seq]
+    side.broker.cancel(receipt.seq)
+    assert side.broker.send(spec, [receipt.seq], sending=Sending(up_to=up_to)) == []
+
+
 def test_paused_subscription_leases_nothing_until_it_is_resumed(side: Side, other: Side) -> None:
     spec = side.bind()
     side.publish("a")

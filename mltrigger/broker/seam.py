@@ -92,11 +92,16 @@ class Broker(Protocol):
         """
 
     def discard(
-        self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
+        self,
+        subscription: SubscriptionSpec,
+        seqs: Sequence[int],
+        reason: str,
+        up_to: int | None = None,
     ) -> list[int]:
         """Put dead letters away for good, with a *reason*. Return their seqs.
 
-        They stay ``dead`` and are listed no more.
+        They stay ``dead`` and are listed no more. *up_to* is the number of a record: one that died
+        again after it is left as it is.
         """
 
     def receive(

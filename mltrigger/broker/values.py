@@ -152,12 +152,16 @@ class Depth:
 
 
 class Sending(NamedTuple):
-    """Options of sending again: rate, delay of the first, and other ``data`` if given."""
+    """Options of sending again: rate, delay of the first, and other ``data`` if given.
+
+    With ``up_to`` only dead letters are sent that were recorded by then, as for ``discard``.
+    """
 
     rate_per_s: float | None = None
     data: bytes | None = None
     media_type: str | None = None
     delay_s: float = 0.0
+    up_to: int | None = None
 
 
 AT_ONCE = Sending()

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mltrigger.errors import InvalidEvent, InvalidPolicy, NotFound
+from mltrigger.event.values import encodable
+from mltrigger.policy import within
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.matching import Matching
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES, ROLES
@@ -162,7 +164,7 @@ def where_of(
     up_to = where.get("up_to")
     if up_to is None:
         up_to = log.newest_row()
-    elif type(up_to) is not int or up_to < 0:
+    elif not within(up_to, int, 0, 2**63 - 1):
         raise InvalidEvent(f"up_to must be the number of a record, got {short(up_to)}")
     chosen = {name: value for name, value in where.items() if name != "up_to"}
     return matching_of(log, spec, **chosen), up_to
@@ -223,9 +225,7 @@ def _text(given: Any) -> str | None:
 
 
 def _check_text(kind: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not encodable(text):
         raise InvalidEvent(
             f"no {kind} holds a lone surrogate: {short(text)!r} cannot be looked for"
-        ) from None
+        )

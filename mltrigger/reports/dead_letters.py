@@ -12,10 +12,13 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event.data import decode_data, encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
+from mltrigger.event.values import encodable
+from mltrigger.policy import RATES_PER_S, within
 from mltrigger.reports.choosing import EndedWhere, where_of
 from mltrigger.reports.naming import named_each, unknown
 from mltrigger.reports.progress import reached
 from mltrigger.store.log import DeadKey, Log
+from mltrigger.text import short
 from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.current import Place, Running, during
 from mltrigger.versions.running.invoke import Caller, Result
@@ -28,6 +31,13 @@ LETTER_FILTERS = tuple(EndedWhere.__annotations__)
 """The names of ``where`` for dead letters."""
 UNCHANGED: Any = object()
 """Stands for the own data of an event."""
+
+
+class Chosen(NamedTuple):
+    """The events of dead letters in parts. One that dies again after ``up_to`` is another one."""
+
+    parts: Iterable[Sequence[int]]
+    up_to: int
 
 
 class Trial(NamedTuple):
@@ -153,14 +163,7 @@ def redrive(
     data: Any,
     rate_per_s: float | None,
 ) -> int:
-    """Send dead letters to their subscription again. Return how many were sent.
-
-    Other *data* needs exactly one of them.
-    """
-    if data is UNCHANGED:
-        seqs = [key.seq for key in keys]
-        parts = (seqs[first : first + _BATCH] for first in range(0, len(seqs), _BATCH))
-        return redrive_parts(broker, spec, parts, rate_per_s)
+    """Send one dead letter to its subscription again, with other *data*."""
     _check_redrive(spec, rate_per_s)
     if len(keys) != 1:
         raise InvalidEvent(
@@ -177,44 +180,55 @@ def redrive(
 def redrive_parts(
     broker: Broker,
     spec: SubscriptionSpec,
-    parts: Iterable[Sequence[int]],
+    chosen: Chosen,
     rate_per_s: float | None,
 ) -> int:
     """Send dead letters again, a commit a part. Return how many were sent."""
     _check_redrive(spec, rate_per_s)
     sent = 0
-    for seqs in parts:
+    for seqs in chosen.parts:
         delay_s = sent / rate_per_s if rate_per_s else 0.0
-        sent += len(broker.send(spec, seqs, sending=Sending(rate_per_s, delay_s=delay_s)))
+        sending = Sending(rate_per_s, delay_s=delay_s, up_to=chosen.up_to)
+        sent += len(broker.send(spec, seqs, sending=sending))
         reached(sent)
     return sent
 
 
-def discard_parts(
-    broker: Broker, spec: SubscriptionSpec, parts: Iterable[Sequence[int]], reason: str
-) -> int:
+def discard_parts(broker: Broker, spec: SubscriptionSpec, chosen: Chosen, reason: str) -> int:
     """Put dead letters away, a commit a part. Return how many were there."""
+    _check_reason(reason)
     away = 0
-    for seqs in parts:
-        away += len(broker.discard(spec, seqs, reason))
+    for seqs in chosen.parts:
+        away += len(broker.discard(spec, seqs, reason, chosen.up_to))
         reached(away)
     return away
 
 
-def matching_parts(
-    log: Log, spec: SubscriptionSpec, events: Any, source: str | None, where: Mapping[str, Any]
-) -> Iterator[list[int]]:
-    """Return the events of the dead letters that match, in parts. They are read as they are used.
+def parts_of(
+    log: Log,
+    spec: SubscriptionSpec,
+    events: Any,
+    source: str | None,
+    where: Mapping[str, Any] | None,
+) -> Chosen:
+    """Return the dead letters that *events* name, or all that match.
+
+    Those that match are read as they are used.
 
     Raises
     ------
     InvalidEvent
-        When events are named, too.
+        When events are named, and filters too.
     """
-    if events is not None or source is not None:
+    if events is None and source is None:
+        wanted, up_to = where_of(log, spec, where or {}, LETTER_FILTERS)
+        return Chosen(log.dead_seqs(spec.id, wanted, up_to, _BATCH), up_to)
+    if where is not None:
         raise InvalidEvent("where= chooses all that match: leave events and source out")
-    wanted, up_to = where_of(log, spec, where, LETTER_FILTERS)
-    return log.dead_seqs(spec.id, wanted, up_to, _BATCH)
+    up_to = log.newest_row()
+    seqs = [key.seq for key in choose(log, spec, events, source)]
+    parts = (seqs[first : first + _BATCH] for first in range(0, len(seqs), _BATCH))
+    return Chosen(parts, up_to)
 
 
 def _check_redrive(spec: SubscriptionSpec, rate_per_s: float | None) -> None:
@@ -223,5 +237,22 @@ def _check_redrive(spec: SubscriptionSpec, rate_per_s: float | None) -> None:
             f"{spec.name!r} keeps direct calls, whose callers have their answer: call the model"
             " again; dry_run() tries it without a record"
         )
-    if rate_per_s is not None and not rate_per_s > 0:
-        raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
+    if rate_per_s is not None:
+        check_rate(rate_per_s)
+
+
+def check_rate(rate_per_s: Any) -> None:
+    """Raise an error for a rate that cannot be kept. At lower ones the last letter never comes."""
+    if not within(rate_per_s, (int, float), *RATES_PER_S):
+        low, high = RATES_PER_S
+        raise InvalidEvent(
+            f"rate_per_s must be a number from {low:g} to {high:,.0f}, got {short(rate_per_s)}"
+        )
+
+
+def _check_reason(reason: Any) -> None:
+    if not (isinstance(reason, str) and reason.strip()) or not encodable(reason):
+        raise InvalidEvent(
+            "reason must be a text that says why they are put away, without lone surrogates,"
+            f" got {short(reason)}"
+        )

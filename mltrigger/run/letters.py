@@ -13,7 +13,7 @@ from mltrigger.reports.dead_letters import (
     choose,
     choose_any,
     discard_parts,
-    matching_parts,
+    parts_of,
     redrive,
     redrive_parts,
 )
@@ -163,15 +163,13 @@ class Letters:
         where: EndedWhere | None,
     ) -> int:
         bus, spec = self._bus, self._spec
-        if data is UNCHANGED and events is None and source is None:
-            where = where or {}
-        if where is None:
-            chosen = choose(bus.log, spec, events, source)
-            return redrive(bus.broker, spec, chosen, data, rate_per_s)
-        if data is not UNCHANGED:
+        if data is UNCHANGED:
+            chosen = parts_of(bus.log, spec, events, source, where)
+            return redrive_parts(bus.broker, spec, chosen, rate_per_s)
+        if where is not None:
             raise InvalidEvent("data= corrects one event: name it, and leave where= out")
-        parts = matching_parts(bus.log, spec, events, source, where)
-        return redrive_parts(bus.broker, spec, parts, rate_per_s)
+        keys = choose(bus.log, spec, events, source)
+        return redrive(bus.broker, spec, keys, data, rate_per_s)
 
     def discard(
         self,
@@ -187,14 +185,9 @@ class Letters:
         for :meth:`redrive`: ``sub.discard(None, "a test", where={"version": "1.0.0"})``.
         """
         bus, spec = self._bus, self._spec
-        if events is None and source is None:
-            where = where or {}
-        if where is None:
-            chosen = choose(bus.log, spec, events, source)
-            n = len(bus.broker.discard(spec, [d.seq for d in chosen], reason))
-        else:
-            parts = matching_parts(bus.log, spec, events, source, where)
-            n = discard_parts(bus.broker, spec, parts, reason)
+        n = discard_parts(
+            bus.broker, spec, parts_of(bus.log, spec, events, source, where), reason
+        )
         return Told(
             n,
             (

@@ -12,7 +12,7 @@ from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.lots import LotOf, insert_lot, next_row
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.placing import Placing, check_outside, placing_of
-from mltrigger.store.queue import INSERT_READY, Waiting
+from mltrigger.store.queue import INSERT_READY, LAST, LISTED, Waiting
 from mltrigger.store.registry import ensure_topic, next_generation
 from mltrigger.store.tables import CODES
 from mltrigger.store.topics import Seen
@@ -108,12 +108,11 @@ SELECT name FROM subscription WHERE parent_id IS NULL AND id IN (
   UNION SELECT subscription_id FROM leased WHERE seq = :seq
 ) ORDER BY name
 """
-_EVENT = """
+_EVENT = f"""
 SELECT
   (SELECT outcome FROM final WHERE seq = e.seq AND subscription_id = :s),
   (SELECT coalesce(max(attempt), 0) FROM outcome WHERE seq = e.seq AND subscription_id = :s),
-  EXISTS (SELECT 1 FROM dead_letter
-    WHERE subscription_id = :s AND seq = e.seq AND discarded_us IS NULL),
+  {LISTED},
   EXISTS (SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = e.seq)
     OR EXISTS (SELECT 1 FROM leased WHERE subscription_id = :s AND seq = e.seq)
 FROM event e WHERE seq = :seq
@@ -133,9 +132,9 @@ ON CONFLICT (subscription_id, seq) DO UPDATE SET
   datacontenttype = CASE WHEN excluded.data IS NULL THEN resent.datacontenttype
     ELSE excluded.datacontenttype END
 """
-_DISCARD = """
+_DISCARD = f"""
 UPDATE dead_letter SET discarded_us = :now, discard_reason = :reason
-WHERE subscription_id = :s AND seq = :seq AND discarded_us IS NULL
+WHERE subscription_id = :s AND seq = :seq AND {LISTED}
 """
 # The next claims give them places again, by the new key and priority.
 _TAKE_OUT = (
@@ -342,12 +341,15 @@ def send(
         # twice.
         return []
     sent: list[int] = []
+    up_to = LAST if sending.up_to is None else sending.up_to
     for seq in dict.fromkeys(seqs):
-        found = transaction.query(_EVENT, {"s": number, "seq": seq})
+        found = transaction.query(_EVENT, {"s": number, "seq": seq, "up_to": up_to})
         if not found:
             continue  # pruned meanwhile
         ((final, last_attempt, listed, is_open),) = found
-        if is_open or final == "succeeded" or (final == "dead" and not listed):
+        if is_open or final == "succeeded":
+            continue
+        if not listed and (final == "dead" or sending.up_to is not None):
             continue
         delay_s = sending.delay_s + (len(sent) / sending.rate_per_s if sending.rate_per_s else 0)
         visible_us = now_us + int(delay_s * 1e6)
@@ -381,11 +383,15 @@ def _reopen(
 
 
 def discard(
-    transaction: Transaction, number: int, seqs: Sequence[int], reason: str, now_us: int
+    transaction: Transaction,
+    number: int,
+    seqs: Sequence[int],
+    reason: str,
+    now_us: int,
+    up_to: int | None,
 ) -> list[int]:
     """Discard dead letters. Return the newly discarded ones."""
+    of = {"s": number, "reason": reason, "now": now_us, "up_to": LAST if up_to is None else up_to}
     return [
-        seq
-        for seq in dict.fromkeys(seqs)
-        if transaction.execute(_DISCARD, {"s": number, "seq": seq, "reason": reason, "now": now_us})
+        seq for seq in dict.fromkeys(seqs) if transaction.execute(_DISCARD, {**of, "seq": seq})
     ]

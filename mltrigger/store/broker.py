@@ -145,11 +145,16 @@ class SqlBroker:
         return begun
 
     def discard(
-        self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
+        self,
+        subscription: SubscriptionSpec,
+        seqs: Sequence[int],
+        reason: str,
+        up_to: int | None = None,
     ) -> list[int]:
         """Put dead letters away for good."""
+        now_us = self._clock.now_us()
         with self._store.transaction() as transaction:
-            return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
+            return binding.discard(transaction, subscription.id, seqs, reason, now_us, up_to)
 
     # -- bind --------------------------------------------------------------------------------------
 

@@ -222,3 +222,15 @@ INSERT INTO dead_letter
 VALUES (:subscription_id, :seq, :attempt, :reason, :error_type, :error, :traceback, :dead_us)
 ON CONFLICT DO NOTHING
 """
+LISTED = """
+EXISTS (SELECT 1 FROM dead_letter d LEFT JOIN outcome o
+    ON o.subscription_id = d.subscription_id AND o.seq = d.seq AND o.attempt = d.attempt
+  WHERE d.subscription_id = :s AND d.seq = :seq AND d.discarded_us IS NULL
+    AND coalesce(o.lot_id + o.place, 0) <= :up_to)
+"""
+"""Whether an event is an open dead letter, and was one when ``up_to`` was recorded.
+
+Another process may have sent it again since then, and it may have died again.
+"""
+LAST = 2**63 - 1
+"""The last number of a record that there can be."""

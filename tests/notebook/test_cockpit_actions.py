@@ -205,8 +205,10 @@ def test_the_payload_of_a_row_is_fired_as_a_new_event(bus: mt.EventBus, front: F
     found = front.act("fire", seq=row["seq"])
     assert "as a new event" in front.act("fire", go=False, seq=row["seq"])["says"]
     front.act("fire", seq=row["seq"], json='{"n": 5}')
-    first, again, edited = bus.events("pages").iloc[-3:].to_dict("records")
-    assert len({each["event_id"] for each in (first, again, edited)}) == 3
+    front.act("fire", seq=row["seq"], data={"n": 6})
+    first, again, edited, other = bus.events("pages").iloc[-4:].to_dict("records")
+    assert len({each["event_id"] for each in (first, again, edited, other)}) == 4
+    assert (other["data"], other["type"]) == ('{"n":6}', "scan")
     for name in ("type", "subject", "datacontenttype", "data"):
         assert first[name] == again[name]
     assert (edited["data"], edited["type"], edited["subject"]) == ('{"n":5}', "scan", "a.png")
@@ -440,6 +442,14 @@ def test_usual_settings_are_not_in_the_code(
         ("replay", {"limit": 0}, "limit", "from 1 on"),
         ("promote", {"version": "9.9.9"}, "version", "1.1.0"),
         ("bulk_redrive", {"filter": {}, "rate_per_s": 0}, "rate_per_s", "above 0"),
+        ("bulk_redrive", {"filter": {}, "rate_per_s": 1e-320}, "rate_per_s", "from 0.001"),
+        ("bulk_redrive", {"filter": {}, "rate_per_s": 10**400}, "rate_per_s", "above 0"),
+        ("bulk_discard", {"filter": {}, "reason": "\ud800"}, "reason", "half a character"),
+        ("canary", {"why": "\ud800"}, "why", "half a character"),
+        ("shadow", {"share": 10**400}, "share", "above 0"),
+        ("shadow", {"max_rate_per_s": 1e-9}, "max_rate_per_s", "from 0.001"),
+        ("shadow", {"concurrency": 5000}, "concurrency", "from 1 to 1000"),
+        ("replay", {"since": "9999999y"}, "since", "a time with its zone"),
         ("bulk_discard", {"filter": {}, "reason": " "}, "reason", "must be a text"),
         ("fire", {"json": "{"}, "data", "no JSON"),
     ],

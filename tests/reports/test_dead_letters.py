@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import pickle
 from typing import Any
 
@@ -306,6 +307,54 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
         act(sub)
 
     assert list(sub.dead_letters()["event_id"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("act", ["redrive", "discard"])
+def test_a_letter_that_died_again_while_others_were_acted_upon_is_left_alone(
+    bus: mt.EventBus, sub: mt.Subscription, act: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process sends all of them again after they were read here."""
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 1)
+    events = ["a", "b"] if named else None
+    once = iter([True])
+
+    def meanwhile(done: int) -> None:
+        if next(once, False):
+            bus.subscription(sub.name).redrive("b")
+            wait_until(lambda: is_settled(sub))
+
+    monkeypatch.setattr("mltrigger.reports.dead_letters.reached", meanwhile)
+    n = sub.redrive(events) if act == "redrive" else sub.discard(events, "a test")
+    wait_until(lambda: is_settled(sub))
+
+    assert n == 1
+    assert len(sub.invocations().query("event_id == 'b'")) == 2
+    assert "b" in set(sub.dead_letters()["event_id"])
+    assert bool(bus.audit()["balanced"].all())
+
+
+@pytest.mark.parametrize("rate", [1e-320, 1e-9, math.nan, math.inf, "5", True, 10**400])
+def test_redrive_takes_a_rate_that_can_be_kept(sub: mt.Subscription, rate: Any) -> None:
+    with pytest.raises(mt.InvalidEvent, match="rate_per_s must be a number from 0.001 to 1,000,000"):
+        sub.redrive(rate_per_s=rate)
+
+    assert len(sub.dead_letters()) == 2
+
+
+@pytest.mark.parametrize("reason", ["", " ", None, 5, "\ud800"])
+def test_discard_needs_a_reason_that_can_be_kept(sub: mt.Subscription, reason: Any) -> None:
+    for events in ("a", None):
+        with pytest.raises(mt.InvalidEvent, match="reason must be a text"):
+            sub.discard(events, reason)
+
+    assert len(sub.dead_letters()) == 2
+
+
+@pytest.mark.parametrize("up_to", [-1, 2**63, 1.5, True, "1"])
+def test_a_record_that_cannot_be_is_refused(sub: mt.Subscription, up_to: Any) -> None:
+    with pytest.raises(mt.InvalidEvent, match="up_to must be the number of a record"):
+        sub.redrive(where={"up_to": up_to})
 
 
 # -- as a notebook shows them ----------------------------------------------------------------------

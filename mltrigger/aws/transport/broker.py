@@ -191,10 +191,14 @@ class AwsBroker(AwsOutside):
         return self._sql.send(subscription, seqs, unit, sending)
 
     def discard(
-        self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
+        self,
+        subscription: SubscriptionSpec,
+        seqs: Sequence[int],
+        reason: str,
+        up_to: int | None = None,
     ) -> list[int]:
         """Put dead letters away for good."""
-        return self._sql.discard(subscription, seqs, reason)
+        return self._sql.discard(subscription, seqs, reason, up_to)
 
     # -- receive -----------------------------------------------------------------------------------
 

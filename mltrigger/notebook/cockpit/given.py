@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, MltriggerError, NotFound
+from mltrigger.event.values import encodable
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS
 from mltrigger.text import short
 
@@ -80,6 +81,8 @@ class Given:
             raise self._wrong(name, f"{name} must be a text, got {short(value)}")
         if len(value) > most:
             raise self._wrong(name, f"{name} may have {most:,} characters, it has {len(value):,}")
+        if not encodable(value):
+            raise self._wrong(name, f"{name} has half a character, {short(value)}: write it again")
         return value
 
     def text_or_none(self, name: str, most: int = MOST_CHARACTERS) -> str | None:
@@ -108,7 +111,7 @@ class Given:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._wrong(name, f"{name} must be a number, got {short(value)}")
         is_large = value > above if least is None else value >= least
-        if not (math.isfinite(value) and is_large):
+        if not (abs(value) <= sys.float_info.max and is_large):
             low = f"above {above:g}" if least is None else f"from {least:g} on"
             raise self._wrong(name, f"{name} must be a number {low}, got {short(value)}")
         return int(value) if float(value).is_integer() else float(value)

@@ -15,8 +15,9 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.notebook.cockpit.actions.base import SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.actions.letters import REASON
 from mltrigger.notebook.cockpit.code import Call, Script, call
-from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.notebook.cockpit.given import FILTERS, Given, about, filters
 from mltrigger.reports.choosing import matching_of
+from mltrigger.reports.dead_letters import check_rate
 from mltrigger.store.matched import Counted
 from mltrigger.text import count
 
@@ -68,6 +69,9 @@ def redrive(desk: Desk, given: Given) -> Prepared:
     """Prepare to deliver all matching dead letters again."""
     letters = _letters(desk, given)
     rate = given.number_or_none("rate_per_s")
+    if rate is not None:
+        with about("rate_per_s"):
+            check_rate(rate)
     pace = f", {rate:g} a second" if rate else ", all at once"
     return letters.prepared(
         desk,

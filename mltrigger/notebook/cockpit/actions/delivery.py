@@ -11,6 +11,7 @@ from mltrigger.event.event import DEFAULT_SOURCE, DEFAULT_TYPE, Event
 from mltrigger.event.making import as_event
 from mltrigger.names import is_topic
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
+from mltrigger.notebook.cockpit.actions.letters import is_edited, parsed
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, Script, Step, call
 from mltrigger.notebook.cockpit.detail import payload
 from mltrigger.notebook.cockpit.given import Given
@@ -86,11 +87,9 @@ def _again(desk: Desk, given: Given, spec: SubscriptionSpec) -> tuple[Event, str
     event_id, _, raw, media_type = payload(desk.bus, spec, seq)
     like = desk.bus.log.archived(seq).event
     which = f"the payload of event {event_id} as a new event"
-    if "json" in given:
-        data, which = given.json("json"), "the edited payload as a new event"
-        media_type = media_type if is_json(media_type) else None
-    elif isinstance(text := given.raw("data"), str):
-        data, which = text.encode(), "the edited payload as a new event"
+    if is_edited(given):
+        data, which = parsed(desk, spec, given), "the edited payload as a new event"
+        media_type = media_type if isinstance(data, bytes) or is_json(media_type) else None
     else:
         data = decode_data(raw, media_type)
     new = Event(

@@ -117,9 +117,9 @@ def _needed(desk: Desk, event_id: str, source: str) -> str | None:
 
 def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]:
     """Return edited data that fit the schema of the version, and a remark about that."""
-    if not given.has("data") and "json" not in given:
+    if not is_edited(given):
         return UNCHANGED, ""
-    data = _parsed(desk, spec, given)
+    data = parsed(desk, spec, given)
     raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
     if len(raw) > MOST_DATA_CHARACTERS:
         raise InvalidEvent(
@@ -138,7 +138,12 @@ def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]
     return data, " The data fit the model's schema." if schema is not None else ""
 
 
-def _parsed(desk: Desk, spec: SubscriptionSpec, given: Given) -> Any:
+def is_edited(given: Given) -> bool:
+    """Whether the view sends data of its own."""
+    return given.has("data") or "json" in given
+
+
+def parsed(desk: Desk, spec: SubscriptionSpec, given: Given) -> Any:
     """Return the data that the view sends: JSON as text or value, or the text of other data."""
     if "json" in given:
         return given.json("json")

@@ -11,6 +11,8 @@ from mltrigger.notebook.cockpit.actions import bulk
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import Call, Name, Step, call
 from mltrigger.notebook.cockpit.given import Given, Wrong, about, filters
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.reports.moments import moment_us
 from mltrigger.rollout.guard import Guard
 from mltrigger.rollout.service import STEPS, shares_of
 from mltrigger.text import count
@@ -40,6 +42,9 @@ def replay(desk: Desk, given: Given) -> Prepared:
     times = Given({name: given.raw(name) for name in ("since", "until")})
     limit = given.whole_or_none("limit")
     chosen = filters(times, ("since", "until"))
+    for name, moment in chosen.items():
+        with about(name):
+            moment_us(moment, desk.bus.log.now_us(), name)
     lane = call(SUB, "replay", version, **chosen, limit=limit, **settings)
     return Prepared(
         desk.on(spec, one(lane)),
@@ -165,7 +170,7 @@ def correct(desk: Desk, given: Given) -> Prepared:
             at.left,
             told=_differing,
         )
-    rate, n = given.number_or_none("max_rate_per_s"), min(at.left, limit or at.left)
+    rate, n = _rate(given), min(at.left, limit or at.left)
     start = call(correction, "start", max_rate_per_s=rate, limit=limit, why=_why(given))
     return Prepared(
         desk.on(spec, one(start)),
@@ -222,12 +227,22 @@ def _why(given: Given) -> str | None:
 
 def _lane_settings(given: Given) -> dict[str, Any]:
     """Return the settings that shadows and replays share, without the usual ones."""
+    concurrency = given.whole_or_none("concurrency", usual=1)
+    with about("concurrency"):
+        DeliveryPolicy(max_concurrency=concurrency)
     return {
-        "max_rate_per_s": given.number_or_none("max_rate_per_s"),
+        "max_rate_per_s": _rate(given),
         "effects": given.choice("effects", ("recorded", "live")),
-        "concurrency": given.whole_or_none("concurrency", usual=1),
+        "concurrency": concurrency,
         "why": _why(given),
     }
+
+
+def _rate(given: Given) -> float | None:
+    rate = given.number_or_none("max_rate_per_s")
+    with about("max_rate_per_s"):
+        DeliveryPolicy(max_rate_per_s=rate)
+    return rate
 
 
 def _steps(given: Given) -> list[float] | None:
