@@ -185,9 +185,7 @@ class Letters:
         for :meth:`redrive`: ``sub.discard(None, "a test", where={"version": "1.0.0"})``.
         """
         bus, spec = self._bus, self._spec
-        n = discard_parts(
-            bus.broker, spec, parts_of(bus.log, spec, events, source, where), reason
-        )
+        n = discard_parts(bus.broker, spec, parts_of(bus.log, spec, events, source, where), reason)
         return Told(
             n,
             (

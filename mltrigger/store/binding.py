@@ -392,6 +392,4 @@ def discard(
 ) -> list[int]:
     """Discard dead letters. Return the newly discarded ones."""
     of = {"s": number, "reason": reason, "now": now_us, "up_to": LAST if up_to is None else up_to}
-    return [
-        seq for seq in dict.fromkeys(seqs) if transaction.execute(_DISCARD, {**of, "seq": seq})
-    ]
+    return [seq for seq in dict.fromkeys(seqs) if transaction.execute(_DISCARD, {**of, "seq": seq})]

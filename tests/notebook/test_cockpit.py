@@ -294,6 +294,21 @@ def test_every_attempt_is_there_and_a_redrive_shows_its_data(
     )
 
 
+def test_an_attempt_between_two_redrives_is_not_said_to_have_got_the_published_payload(
+    bus: mt.EventBus, front: Front
+) -> None:
+    row = front.rows(outcome="dead")[0]
+    sub = bus.subscription("pages")
+    for again in ({"data": {"n": 77, "bad": True}}, {}):
+        sub.redrive(row["event_id"], **again)
+        until_settled(bus)
+    used = [
+        front.ask("row", seq=row["seq"], attempt=n, subscription="pages")["edited"]["used"]
+        for n in (1, 2, 3)
+    ]
+    assert used == [False, None, True]
+
+
 def test_a_row_that_was_answered_with_edited_data_shows_both(
     bus: mt.EventBus, front: Front
 ) -> None:

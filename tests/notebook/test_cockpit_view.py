@@ -396,6 +396,11 @@ def test_a_row_shows_the_payload_that_answered_and_the_published_one(opened: Any
     )
     page.get_by_text("The payload as published").click()
     expect(page.get_by_label("Payload as published")).to_contain_text('"old"')
+    page.evaluate("() => { fake.edited.used = null; }")
+    page.keyboard.press("Escape")
+    first_row(page).click()
+    expect(page.locator(".mlt-note")).to_contain_text("sent again several times, the last time at")
+    expect(page.get_by_text("This attempt got it, or an edited one")).to_be_visible()
 
 
 def test_a_payload_is_fired_again_as_it_is_or_edited(opened: Any) -> None:

@@ -148,16 +148,21 @@ def _edited(
 ) -> dict[str, Any] | None:
     """Return the published data of an event that was sent again with others.
 
-    ``used`` says whether the attempt *own* got the others.
+    ``used`` says whether the attempt *own* got the others, None if that is not known: it was sent again
+    several times, and only the last others are kept.
     """
     again = bus.log.resent(spec.id, seq)
     if again is None or again.data is None:
         return None
     _, raw, media_type = bus.log.archived(seq)
-    is_own = own is not None and own["role"] in ANSWERING
+    used: bool | None = False
+    if own is not None and own["role"] in ANSWERING:
+        is_first = own["attempt"] == 1 and own["role"] != "correction"
+        is_unknown = again.times > 1 and not is_first
+        used = own["received_at"] >= again.resent_us or (None if is_unknown else False)
     return {
         "at": iso(again.resent_us),
-        "used": bool(is_own and own and own["received_at"] >= again.resent_us),
+        "used": used,
         "original": _text(bytes(raw), media_type),
     }
 

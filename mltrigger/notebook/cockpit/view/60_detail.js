@@ -13,12 +13,13 @@ function payloadBlock(found, outcome) {
   const image = picture(found.image, "The image of this event");
   const text = found.payload ? spread(found.payload) : "";
   const { edited } = found;
+  const got = edited && { true: "", false: ", which this attempt got", null: ". This attempt got it, or an edited one" }[edited.used];
   return h("section", { class: "mlt-block" },
     h("h4", {}, "Payload", found.media_type ? h("span", { class: "mlt-muted" }, ` ${found.media_type}`) : null),
-    edited ? h("p", { class: "mlt-note" }, edited.used ? `${outcome === "succeeded" ? "Answered" : "Called"} with the payload edited` : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
+    edited ? h("p", { class: "mlt-note" }, edited.used ? `${outcome === "succeeded" ? "Answered" : "Called"} with the payload edited` : edited.used === null ? "Edited, and sent again several times, the last time" : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
     found.image_note ? h("p", { class: "mlt-muted" }, found.image_note) : null,
     image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, found.hidden || "No payload."),
-    edited ? h("details", { class: "mlt-block", open: !edited.used }, h("summary", {}, edited.used ? "The payload as published" : "The payload as published, which this attempt got"),
+    edited ? h("details", { class: "mlt-block", open: !edited.used }, h("summary", {}, "The payload as published", got),
       h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload as published" }, spread(edited.original))) : null);
 }
 
