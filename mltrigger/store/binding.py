@@ -108,13 +108,16 @@ SELECT name FROM subscription WHERE parent_id IS NULL AND id IN (
   UNION SELECT subscription_id FROM leased WHERE seq = :seq
 ) ORDER BY name
 """
+# What is listed is not open. To look for it among all that wait takes long, if many do. A parameter
+# finds it there by its number, a column would not.
 _EVENT = f"""
 SELECT
-  (SELECT outcome FROM final WHERE seq = e.seq AND subscription_id = :s),
-  (SELECT coalesce(max(attempt), 0) FROM outcome WHERE seq = e.seq AND subscription_id = :s),
+  (SELECT outcome FROM final WHERE seq = :seq AND subscription_id = :s),
+  (SELECT coalesce(max(attempt), 0) FROM outcome WHERE seq = :seq AND subscription_id = :s),
   {LISTED},
-  EXISTS (SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = e.seq)
-    OR EXISTS (SELECT 1 FROM leased WHERE subscription_id = :s AND seq = e.seq)
+  CASE WHEN {LISTED} THEN 0
+    WHEN EXISTS (SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq)
+      OR EXISTS (SELECT 1 FROM leased WHERE subscription_id = :s AND seq = :seq) THEN 1 ELSE 0 END
 FROM event e WHERE seq = :seq
 """
 # The outcome is taken back: a dead event only failed, a skipped one was only stopped. The reason

@@ -357,6 +357,26 @@ def test_a_record_that_cannot_be_is_refused(sub: mt.Subscription, up_to: Any) ->
         sub.redrive(where={"up_to": up_to})
 
 
+def test_redrive_costs_the_same_however_much_waits() -> None:
+    def steps(others: int) -> int:
+        with mt.connect("memory://") as bus:
+            sub = bus.subscribe("pages", strict, max_attempts=1)
+            bus.fire("pages", [{"text": None}] * (others + 1), progress=False)
+            sub.pause()
+            bus.publish_batch("pages", [{"text": None}] * others)
+            last, *rest = sub.dead_letters()["event_id"]
+            assert sub.redrive(rest, rate_per_s=1) == others
+            counted: list[int] = []
+            with bus.log.unit() as unit:
+                driver: Any = unit.transaction._driver
+            driver.set_progress_handler(lambda: counted.append(1), 100)
+            assert sub.redrive(last) == 1
+            driver.set_progress_handler(None, 100)
+        return len(counted)
+
+    assert steps(1_500) <= 1.5 * steps(50)
+
+
 # -- as a notebook shows them ----------------------------------------------------------------------
 
 HOSTILE = "<img src=x onerror=alert(1)>"

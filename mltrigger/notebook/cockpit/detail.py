@@ -148,8 +148,8 @@ def _edited(
 ) -> dict[str, Any] | None:
     """Return the published data of an event that was sent again with others.
 
-    ``used`` says whether the attempt *own* got the others, None if that is not known: it was sent again
-    several times, and only the last others are kept.
+    ``used`` says whether the attempt *own* got the others. None stands for not known: the event was
+    sent again several times, and only the last others are kept.
     """
     again = bus.log.resent(spec.id, seq)
     if again is None or again.data is None:
