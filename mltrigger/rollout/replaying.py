@@ -20,6 +20,7 @@ from mltrigger.store.lanes import (
     end_lane,
     is_through,
     lane,
+    lanes_of,
     open_lane,
     set_lane,
 )
@@ -42,7 +43,7 @@ def replay_matching(
     """Send all events with attempts that match to *version*. See ``sub.replay``.
 
     The same call again finds its lane while it is under way. It goes on to fill it, if the process
-    before was killed.
+    before was killed. Without ``up_to`` it keeps to the record that the lane began with.
 
     Raises
     ------
@@ -51,32 +52,37 @@ def replay_matching(
     """
     wanted, up_to = where_of(rollout.log, spec, where, FILTERS)
     meant = str(rollout.meant(spec, version))
-    asked = {"where": {name: _plain(value) for name, value in sorted(where.items())}}
-    row = _under_way(rollout, spec, meant, asked) if "up_to" in where else None
-    if row is not None and row.settings["filled"]:
-        return row
-    parts = rollout.log.seqs(wanted, _STEP, up_to)
-    first = next(parts, None)
-    if first is None:
-        raise NotFound(f"no attempt of {spec.name!r} matches: there is nothing to replay")
+    asked = {n: _plain(value) for n, value in sorted(where.items()) if n != "up_to"}
+    same = {"where": asked} if where.get("up_to") is None else {"where": asked, "up_to": up_to}
+    row = _under_way(rollout.lanes.rows(spec.id), meant, same)
+    parts: Iterator[list[int]] = rollout.log.seqs(wanted, _STEP, up_to)
     if row is None:
-        given = Opened("replay", meant, policy, {**settings, **asked, "filled": False})
-        with rollout.store.transaction() as transaction:
-            number, _ = open_lane(transaction, spec, given, rollout.clock.now_us())
-    else:
-        number = row.id
-    with _stopped_by_trouble(rollout, number):
-        _fill(rollout, number, itertools.chain([first], parts))
-    return rollout.lanes.row(number)
+        first = next(parts, None)
+        if first is None:
+            raise NotFound(f"no attempt of {spec.name!r} matches: there is nothing to replay")
+        parts = itertools.chain([first], parts)
+        about = {**settings, "where": asked, "up_to": up_to, "filled": False}
+        with rollout.store.transaction() as transaction:  # another process may have been faster
+            row = _under_way(lanes_of(transaction, spec.id), meant, same)
+            if row is None:
+                given = Opened("replay", meant, policy, about)
+                number, _ = open_lane(transaction, spec, given, rollout.clock.now_us())
+                row = lane(transaction, number)
+    if row.settings["filled"]:
+        return row
+    if row.settings["up_to"] != up_to:
+        parts = rollout.log.seqs(wanted, _STEP, row.settings["up_to"])
+    with _stopped_by_trouble(rollout, row.id):
+        _fill(rollout, row.id, parts)
+    return rollout.lanes.row(row.id)
 
 
-def _under_way(
-    rollout: Rollout, spec: SubscriptionSpec, meant: str, asked: Mapping[str, Any]
-) -> LaneRow | None:
-    for row in rollout.lanes.rows(spec.id):
-        same = row.bound and row.role == "replay" and row.selector == meant
-        if same and row.settings.get("where") == asked["where"]:
-            return row
+def _under_way(rows: Iterable[LaneRow], meant: str, same: Mapping[str, Any]) -> LaneRow | None:
+    for row in rows:
+        if row.bound and row.role == "replay" and row.selector == meant:
+            settings = row.settings
+            if all(settings.get(name) == value for name, value in same.items()):
+                return row
     return None
 
 

@@ -368,15 +368,18 @@ def test_replay_of_all_that_match_takes_each_event_once_in_parts(
         sub.replay("1.1.0", where={"outcom": "dead"})  # type: ignore[typeddict-unknown-key]
 
 
+@pytest.mark.parametrize("names_record", [True, False])
 def test_replay_of_all_that_match_goes_on_where_a_killed_process_was(
-    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+    bus: mt.EventBus, names_record: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mltrigger.rollout.replaying._STEP", 2)
     sub = bus.subscribe("documents", answers("1.0.0"))
     bus.register(answers("1.1.0"))
     bus.publish_batch("documents", range(7))
     bus.wait(progress=False)
-    where: Any = {"outcome": "succeeded", "up_to": bus.log.newest_row()}
+    where: Any = {"outcome": "succeeded"}
+    if names_record:
+        where["up_to"] = bus.log.newest_row()
 
     class Killed(BaseException):
         pass
@@ -389,11 +392,43 @@ def test_replay_of_all_that_match_goes_on_where_a_killed_process_was(
         patched.setattr(type(bus.rollout.lanes), "end", lambda *_: False)  # it has no time for this
         with pytest.raises(Killed):
             sub.replay("1.1.0", where=where)
+    bus.publish("documents", 7)
+    bus.wait(progress=False)
 
     lane = sub.replay("1.1.0", where=where, wait=True)
 
     assert (lane.state, lane.progress().total, lane.progress().done) == ("done", 7, 7)
     assert len(sub.lanes()) == 2
+    assert len(sub.invocations(role="replay")) == 7
+
+
+def test_replay_whose_events_were_deleted_before_it_was_filled_ends(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    bus.register(answers("1.1.0"))
+    bus.publish_batch("documents", range(7))
+    bus.wait(progress=False)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mltrigger.rollout.replaying.add_to", kill)
+        patched.setattr(type(bus.rollout.lanes), "end", lambda *_: False)
+        with pytest.raises(Killed):
+            sub.replay("1.1.0", where={"outcome": "succeeded"})
+    bus.publish("documents", 7)
+    bus.wait(progress=False)
+    bus.retain(max_events=1)
+    bus.prune()
+
+    lane = sub.replay("1.1.0", where={"outcome": "succeeded"}, wait=True)
+
+    assert (lane.state, lane.progress().total) == ("done", 0)
 
 
 def test_replay_of_an_id_that_two_sources_have_asks_for_the_source(bus: mt.EventBus) -> None:
