@@ -62,6 +62,14 @@ def moment_us(given: Any, now_us: int, name: str = "since") -> int | None:
     return int((given - _EPOCH) // _US)
 
 
+def fixed(text: str, now_us: int, name: str = "since") -> str:
+    """Return an age as the time that it names now, as ISO text. A time stays as it is written."""
+    parsed = _parsed(text, name)
+    if isinstance(parsed, datetime):
+        return text
+    return (_EPOCH + _US * now_us - _age(parsed, name)).isoformat()
+
+
 def _parsed(text: str, name: str) -> datetime | timedelta:
     stripped = text.strip()
     if 0 < len(stripped) <= _LONGEST_TEXT:

@@ -131,6 +131,7 @@ class Letters:
             published data.
         rate_per_s : float, optional
             The number a second that becomes visible, so that a backlog does not delay new events.
+            From 0.001 to 1,000,000.
         source : str, optional
             The source of an id that two sources have.
         where : mapping, optional

@@ -322,6 +322,26 @@ def test_a_dead_letter_that_died_again_meanwhile_is_another_one(
     assert sub.dead_letters()["event_id"].tolist() == [first]
 
 
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_an_age_counts_back_from_the_moment_of_counting(
+    bus: mt.EventBus, front: Front, action: str
+) -> None:
+    sub = bus.subscription("pages")
+    args = {"filter": {"until": "0.001s"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert '"until": "20' in found["code"]
+    an_hour_before = found["bound"]["at_us"] - 3_600_000_000
+
+    try:
+        front.act(action, **args, **{**found["bound"], "at_us": an_hour_before})
+    except Refused as error:
+        assert "nothing to replay" in str(error)
+
+    until_settled(bus)
+    assert len(sub.dead_letters()) == 4
+    assert (len(sub.invocations()), len(sub.lanes())) == (20, 1)
+
+
 def test_a_long_bulk_action_is_done_in_parts_and_says_how_far_it_is(
     bus: mt.EventBus, front: Front, monkeypatch: Any
 ) -> None:

@@ -1,7 +1,8 @@
 """Actions on all that match the filter of the table. They are counted in the store first.
 
-A bound goes with the number: the newest record at the moment of counting. Only what the log had by
-then is touched. So what is confirmed is what is done.
+A bound goes with the number: the newest record at the moment of counting, and that moment. Only what
+the log had by then is touched, and an age such as "1h" counts back from then. So what is confirmed
+is what is done.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mltrigger.notebook.cockpit.code import Call, Script, call
 from mltrigger.notebook.cockpit.given import FILTERS, Given, about, filters
 from mltrigger.reports.choosing import matching_of
 from mltrigger.reports.dead_letters import check_rate
+from mltrigger.reports.moments import fixed
 from mltrigger.store.matched import Counted
 from mltrigger.text import count
 
@@ -32,11 +34,13 @@ _NOTHING = Counted(0, False)
 class Matched:
     """All that match a filter: where, up to which record, and how many there are.
 
-    ``is_counted`` is False for what was confirmed already.
+    The ages of ``where`` count back from ``at_us``. ``is_counted`` is False for what was confirmed
+    already.
     """
 
     spec: SubscriptionSpec
     where: Mapping[str, Any]
+    at_us: int
     up_to: int
     counted: Counted
     is_counted: bool
@@ -45,7 +49,7 @@ class Matched:
         """Return the action *what* on them. Its keyword ``where`` is added here."""
         bounded, free = (
             _with_where(desk, self.spec, what, where)
-            for where in ({**self.where, "up_to": self.up_to}, self.where)
+            for where in ({**_at(self.where, self.at_us), "up_to": self.up_to}, self.where)
         )
         return Prepared(
             bounded,
@@ -53,7 +57,7 @@ class Matched:
             self.counted.n if self.is_counted else None,
             "exact" if self.counted.is_exact else "at least",
             confirm=True,
-            bound={"up_to": self.up_to},
+            bound={"up_to": self.up_to, "at_us": self.at_us},
             recorded=free,
             **more,
         )
@@ -118,15 +122,26 @@ def _matched(
     desk: Desk, spec: SubscriptionSpec, where: Mapping[str, Any], given: Given, is_dead: bool
 ) -> Matched:
     log = desk.bus.log
-    wanted = matching_of(log, spec, **where)
+    at_us = given.whole("at_us", high=2**52) if "at_us" in given else log.now_us()
+    wanted = matching_of(log, spec, **_at(where, at_us))
     if "up_to" in given:
-        return Matched(spec, where, given.whole("up_to"), _NOTHING, False)
+        return Matched(spec, where, at_us, given.whole("up_to"), _NOTHING, False)
     up_to = log.newest_row()
     if is_dead:
         counted = log.count_dead(spec.id, wanted, up_to, COUNT_S)
     else:
         counted = log.count_events(wanted, up_to, COUNT_S)
-    return Matched(spec, where, up_to, counted, True)
+    return Matched(spec, where, at_us, up_to, counted, True)
+
+
+def _at(where: Mapping[str, Any], at_us: int) -> dict[str, Any]:
+    """Return filters whose ages are times."""
+    ages = {
+        name: fixed(text, at_us, name)
+        for name, text in where.items()
+        if name in ("since", "until") and isinstance(text, str)
+    }
+    return {**where, **ages}
 
 
 def _with_where(desk: Desk, spec: SubscriptionSpec, what: Call, where: Mapping[str, Any]) -> Script:
