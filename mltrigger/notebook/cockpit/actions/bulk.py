@@ -1,8 +1,8 @@
 """Actions on all that match the filter of the table. They are counted in the store first.
 
-A bound goes with the number: the newest record at the moment of counting, and that moment. Only what
-the log had by then is touched, and an age such as "1h" counts back from then. So what is confirmed
-is what is done.
+A bound goes with the number: the newest record at the moment of counting, and that moment. Only
+what the log had by then is touched, and an age such as "1h" counts back from then. So what is
+confirmed is what is done.
 """
 
 from __future__ import annotations
