@@ -8,7 +8,7 @@ LOCK   := constraints.txt
 # Python compiles the modules that are imported; to compile all of them takes longer than to install them.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(if $(LOCK),-c $(LOCK))
 # How many tests run at once. They wait a lot, so it may be more than there are cores.
-JOBS   ?= 5
+JOBS   ?= 6
 # Libraries for numbers use one thread each: the other cores have tests of their own. Bytecode is kept:
 # tests start hundreds of processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q

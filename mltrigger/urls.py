@@ -97,6 +97,8 @@ def existing(url: str | None) -> str | None:
             [str(file.with_name(name)) for name in beside],
             "name one that is there with --url",
         )
+    if scheme == "sqlite" and path and file.is_file() and not file.stat().st_size:
+        raise StoreError(f"{str(file)!r} is empty, so it is no store: name another one with --url")
     if named.startswith("postgresql://"):
         from mltrigger.store.postgresql.place import check_there
 

@@ -23,14 +23,14 @@ from mltrigger.cli.keeping import add_commands as add_keeping_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.metrics import add_commands as add_metrics_commands
 from mltrigger.cli.move import add_commands as add_move_commands
-from mltrigger.cli.output import add_output, show, silence
+from mltrigger.cli.output import FULL, add_output, show, silence
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
 from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.reads import asking, attempts, listing
 from mltrigger.cli.repairs import letters, pausing
 from mltrigger.cli.serve import add_commands as add_serve_commands
-from mltrigger.cli.subscribed import add_url
+from mltrigger.cli.subscribed import add_url, on_bus
 from mltrigger.cli.table import add_commands as add_table_commands
 from mltrigger.cli.versions import bindings, compare, lanes
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
@@ -45,13 +45,15 @@ TUTORIAL_FOLDER = "mltrigger-tutorial"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Without a command, print the list of commands.
 
-    0: done. 1: refused with a message. 2: wrong usage. 130: interrupted.
+    0: done. 1: refused with a message. 2: wrong usage. 130: interrupted. Some commands have more.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.run is None:
         parser.print_help()
         return 0
+    if sys.stdout is None:  # closed by the shell, as in `mltrigger ls >&-`
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
     with contextlib.suppress(AttributeError):  # not a file: a test looks at it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     status = 0
@@ -65,6 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         silence()  # at its end Python would flush into the pipe again
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        silence()
+        print(f"mltrigger: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     return status
 
 
@@ -177,24 +185,26 @@ def _observed(bus: EventBus) -> Callable[[], None]:
 
 def doctor(given: argparse.Namespace) -> int:
     """Print each finding and its advice. Return 1 when something is an error."""
-    from mltrigger.urls import connect, existing
+    import pandas as pd
 
-    with connect(existing(given.url)) as bus:
+    with on_bus(given) as bus:
         found = bus.doctor(given.subscription)
         balance = bus.audit()
-    wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
-    status = int(bool(len(wrong)) or "error" in set(found["severity"]))
+    wrong = [
+        ("error", row.subscription, "audit",
+         f"{row.missing} missing, {row.double} double: {row.events}", "")
+        for row in balance[~balance["balanced"]].itertuples(index=False)
+    ]  # fmt: skip
+    rows = pd.DataFrame([*found.itertuples(index=False), *wrong], columns=[*found.columns])
     if given.form != "table":
-        show(found, given.form)
-        return status
-    for severity, about, check, finding, advice in found.itertuples(index=False):
-        print(
-            one_line(f"{severity!s:8}{about}: {check}: {finding}")
-            + (f"\n        -> {one_line(advice)}" if advice else "")
-        )
-    for name, missing, double, events in wrong.itertuples(index=False):
-        print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
-    return status
+        show(rows, given.form)
+    else:
+        for severity, about, check, finding, advice in rows.itertuples(index=False):
+            print(
+                one_line(f"{severity:8}{about}: {check}: {finding}")
+                + (f"\n        -> {one_line(advice)}" if advice else "")
+            )
+    return int("error" in set(rows["severity"]))
 
 
 def aws(given: argparse.Namespace) -> int:

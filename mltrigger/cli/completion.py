@@ -28,10 +28,16 @@ _mltrigger_subscriptions() { _mltrigger_names subscriptions "$1"; }
 _mltrigger_topics() { _mltrigger_names topics "$1"; }
 """,
     "zsh": """
-_mltrigger_subscriptions() {
-  compadd -- ${(f)"$(mltrigger ls subscriptions --names 2>/dev/null)"}
+_mltrigger_names() {
+  local -a url
+  local -i at=${words[(I)--url]}
+  if (( at )); then url=(--url "${(Q)words[at + 1]}"); else at=${words[(I)--url=*]}
+    if (( at )); then url=(--url "${(Q)${words[at]#--url=}}"); fi
+  fi
+  compadd -- ${(f)"$(mltrigger ls $1 --names $url 2>/dev/null)"}
 }
-_mltrigger_topics() { compadd -- ${(f)"$(mltrigger ls topics --names 2>/dev/null)"} }
+_mltrigger_subscriptions() { _mltrigger_names subscriptions }
+_mltrigger_topics() { _mltrigger_names topics }
 """,
 }
 

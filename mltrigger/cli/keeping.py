@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.cli.confirming import add_yes, confirm
+from mltrigger.cli.confirming import add_yes, confirm, said_when_stopped
 from mltrigger.cli.filtering import whole
 from mltrigger.cli.parsing import filled
 from mltrigger.cli.subscribed import add_url, on_bus
-from mltrigger.errors import InvalidPolicy
+from mltrigger.errors import InvalidPolicy, StoreError
 from mltrigger.text import count, one_line
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
     from mltrigger.store.retention import Retention
+
+_PRUNED = "deleted events are gone with all outcomes, the rest is whole; the same command goes on"
 
 
 def add_commands(commands: Any) -> None:
@@ -62,7 +64,8 @@ def _retain(given: argparse.Namespace) -> int:
         number = "all" if limits.max_events is None else f"the newest {limits.max_events:,}"
         print(f"kept: {number} events, {age}; open events and dead letters stay")
         if given.prune:
-            pruned = bus.prune()
+            with said_when_stopped(lambda: _PRUNED, StoreError):
+                pruned = bus.prune()
             print(f"deleted {count(pruned.events, 'event')}; {pruned.held:,} held")
     return 0
 
@@ -91,7 +94,7 @@ def _ask(bus: EventBus, limits: Retention, is_sure: bool) -> None:
 
 
 def _backup(given: argparse.Namespace) -> int:
-    with on_bus(given) as bus:
+    with on_bus(given) as bus, said_when_stopped(lambda: "nothing is left of the backup"):
         made = bus.backup(given.file)
     print(one_line(f"wrote {made.file}: {made.events:,} events, {made.size_bytes:,} bytes"))
     return 0

@@ -6,7 +6,9 @@ Text of events and models moves no cursor: control characters are shown by their
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
+import errno
 import json
 import math
 import numbers
@@ -27,6 +29,8 @@ FORMS = ("table", "json", "csv")
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _GAP, _LEAST, _MORE = "  ", 8, "…"
 _MEASURES = ("_ms", "_s")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of an output that takes no more."""
 
 
 def add_output(added: Any) -> None:
@@ -47,30 +51,44 @@ def silence() -> None:
 
 
 def show(table: pd.DataFrame, form: str, columns: Sequence[str] | None = None) -> None:
-    """Print the rows of *table*. Only a table for people leaves out columns not in *columns*.
+    """Print the rows of *table*. Only a table for people leaves out columns not in *columns*."""
+    if form == "csv":
+        write(csv_text(table).removesuffix("\n").split("\n"), form)
+    elif form == "json":
+        write(json_lines(table), form)
+    else:
+        chosen = [name for name in columns or table.columns if name in table.columns]
+        write(table_lines(table[chosen], width()), form)
+
+
+def write(lines: Iterable[str], form: str) -> None:
+    """Print *lines*. JSON and CSV are UTF-8, whatever the locale says.
 
     A reader who has gone does not change the exit status of the command.
     """
+    if form != "table":
+        with contextlib.suppress(AttributeError):  # not a file: a test looks at it
+            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
-        _show(table, form, columns)
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
     except BrokenPipeError:
         silence()
 
 
-def _show(table: pd.DataFrame, form: str, columns: Sequence[str] | None) -> None:
-    if form == "csv":
-        sys.stdout.write(csv_text(table))
-    elif form == "json":
-        for line in json_lines(table):
-            print(line)
-    else:
-        chosen = [name for name in columns or table.columns if name in table.columns]
-        for line in table_lines(table[chosen], width()):
-            print(line)
+def show_row(form: str, **values: Any) -> None:
+    """Print one row."""
+    import pandas as pd
+
+    show(
+        pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in values.items()}),
+        form,
+    )
 
 
 def csv_text(table: pd.DataFrame, header: bool = True) -> str:
-    """Return *table* as pandas writes it to CSV."""
+    """Return *table* as pandas writes it to CSV, with times as in JSON."""
     text: str = _plain(table).to_csv(index=False, header=header, lineterminator="\n")
     return text
 
@@ -99,9 +117,13 @@ def json_lines(table: pd.DataFrame) -> Iterator[str]:
     """Yield one JSON object for each row. Times are ISO texts, missing values are null."""
     names = list(map(str, table.columns))
     for row in table.itertuples(index=False, name=None):
-        value = dict(zip(names, map(plain, row), strict=True))
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        yield _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        yield json_line(dict(zip(names, map(plain, row), strict=True)))
+
+
+def json_line(value: Any) -> str:
+    """Return *value* as JSON on one line. Signs that move a cursor are escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain(value: Any) -> Any:
@@ -117,7 +139,7 @@ def plain(value: Any) -> Any:
     if _is_missing(value):
         return None
     if isinstance(value, datetime.datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
@@ -138,8 +160,9 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
     made = pd.DataFrame(table).copy()
     for name in made.columns:
-        if made[name].dtype == object or str(made[name].dtype) in ("str", "string"):
-            made[name] = [_cell_of_csv(value) for value in made[name]]
+        if made[name].dtype.kind in "OMf" or str(made[name].dtype) in ("str", "string"):
+            cells = [_cell_of_csv(value) for value in made[name]]
+            made[name] = pd.Series(cells, made.index, dtype=object)  # a missing one makes no floats
     return made
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 EXIT_STATUS = """\
-exit status: 0 done, 1 refused with a message, an error found by doctor or audit, or a verdict of
-compare that is not SHIP, 2 wrong usage, 130 interrupted"""
+exit status: 0 done, 1 refused with a message, or an error found by doctor or audit, 2 wrong usage,
+3, 4 or 5 a verdict of compare: HOLD, WORSE or NOT YET, 130 interrupted"""
 
 
 class Parser(argparse.ArgumentParser):

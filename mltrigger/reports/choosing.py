@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mltrigger.errors import InvalidEvent, InvalidPolicy, NotFound
@@ -33,6 +33,22 @@ class Ended(TypedDict, total=False):
 
 class Choosing(Ended, total=False):
     """The filters of attempts as keyword arguments, for type checkers."""
+
+    outcome: Names
+    role: Names
+
+
+class EndedWhere(Ended, total=False):
+    """Which dead letters a call means, for type checkers.
+
+    ``up_to`` is the number of a record. Only those that the log had by then. Default: by now.
+    """
+
+    up_to: int
+
+
+class Where(EndedWhere, total=False):
+    """Which attempts a call means, for type checkers. ``up_to`` is as in :class:`EndedWhere`."""
 
     outcome: Names
     role: Names
@@ -123,6 +139,33 @@ def chosen_of(
     if roles is None or chosen.get("role") is not None:
         return wanted
     return dataclasses.replace(wanted, roles=roles)
+
+
+def where_of(
+    log: Log, spec: SubscriptionSpec, where: Mapping[str, Any], known: Iterable[str]
+) -> tuple[Matching, int]:
+    """Return the value of filters in a mapping, and the newest record that is meant.
+
+    Raises
+    ------
+    NotFound
+        For a name that is none of *known*.
+    InvalidEvent
+        For a record that is no number.
+    """
+    if not isinstance(where, Mapping):
+        raise InvalidEvent(f"where must be filters by name, got {short(where)}")
+    names = sorted(known)
+    for name in where:
+        if name not in names:
+            raise NotFound.of("filter", short(name), names)
+    up_to = where.get("up_to")
+    if up_to is None:
+        up_to = log.newest_row()
+    elif type(up_to) is not int or up_to < 0:
+        raise InvalidEvent(f"up_to must be the number of a record, got {short(up_to)}")
+    chosen = {name: value for name, value in where.items() if name != "up_to"}
+    return matching_of(log, spec, **chosen), up_to
 
 
 def roles_of(role: Names) -> Sequence[str]:

@@ -11,7 +11,7 @@ from mltrigger.event.event import DEFAULT_SOURCE, Event, derived_id
 from mltrigger.store import corrections
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.keys import id_key
-from mltrigger.store.lanes import LaneRow, lanes_of
+from mltrigger.store.lanes import LaneRow, in_lane, lanes_of
 from mltrigger.store.matching import Matching, in_json, is_in
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader
@@ -130,7 +130,7 @@ def balance(reader: Reader, parent_id: int, blind: bool = False) -> tuple[int, l
 def _left_out(reader: Reader, parent_id: int, lane: LaneRow) -> set[int]:
     number = int(lane.settings["binding"])
     answered = {a.seq for a in corrections.answered(reader, parent_id, number)}
-    return answered - corrections.in_lane(reader, lane.id)
+    return answered - in_lane(reader, lane.id)
 
 
 def _unpublished(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.broker import MAX_EVENT_BYTES, Broker, Sending, SubscriptionSpec
@@ -12,7 +12,9 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event.data import decode_data, encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
+from mltrigger.reports.choosing import EndedWhere, where_of
 from mltrigger.reports.naming import named_each, unknown
+from mltrigger.reports.progress import reached
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.current import Place, Running, during
@@ -22,6 +24,8 @@ from mltrigger.versions.version import ModelVersion
 
 _BATCH = 1_000
 """Events that are sent again in one commit. Others can write in between."""
+LETTER_FILTERS = tuple(EndedWhere.__annotations__)
+"""The names of ``where`` for dead letters."""
 UNCHANGED: Any = object()
 """Stands for the own data of an event."""
 
@@ -71,14 +75,38 @@ def choose(
     return chosen
 
 
+def choose_any(log: Log, spec: SubscriptionSpec, events: Any, source: str | None) -> list[DeadKey]:
+    """Return the events that *events* names, dead or not. All dead letters for None.
+
+    Raises
+    ------
+    NotFound
+        When the topic has no such event.
+    AmbiguousEvent
+        When several sources have the id.
+    """
+    if events is None:
+        return choose(log, spec, None, source)
+    chosen = []
+    for key in named_each(events, source):
+        there = [each for each in log.find(key.event_id) if each.topic == spec.topic]
+        found = key.among(there)
+        if not found:
+            raise unknown(key, log.near(key.event_id), [each.source for each in there])
+        chosen += [DeadKey(each.seq, each.id, each.source) for each in found[-1:]]
+    return chosen
+
+
 def events_of(
     log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any
 ) -> Iterator[Event]:
-    """Yield the events of dead letters with the data that the model would get, or with *data*."""
+    """Yield events with the data that the model would get, or with *data*."""
     for key in keys:
-        for letter in log.dead_letters(spec.id, key.seq):
-            given = decode_data(letter.data, letter.media_type) if data is UNCHANGED else data
-            yield with_data(log.archived(key.seq).event, given)
+        event, raw, media_type = log.archived(key.seq)
+        again = log.resent(spec.id, key.seq)
+        if again is not None and again.data is not None:
+            raw, media_type = again.data, again.media_type
+        yield with_data(event, decode_data(raw, media_type) if data is UNCHANGED else data)
 
 
 def rehearsal(
@@ -129,25 +157,11 @@ def redrive(
 
     Other *data* needs exactly one of them.
     """
-    if spec.role == "direct":
-        raise InvalidEvent(
-            f"{spec.name!r} keeps direct calls, whose callers have their answer: call the model"
-            " again; dry_run() tries it without a record"
-        )
-    if rate_per_s is not None and not rate_per_s > 0:
-        raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
     if data is UNCHANGED:
-        sent = 0
-        for first in range(0, len(keys), _BATCH):
-            delay_s = sent / rate_per_s if rate_per_s else 0.0
-            sent += len(
-                broker.send(
-                    spec,
-                    [key.seq for key in keys[first : first + _BATCH]],
-                    sending=Sending(rate_per_s, delay_s=delay_s),
-                )
-            )
-        return sent
+        seqs = [key.seq for key in keys]
+        parts = (seqs[first : first + _BATCH] for first in range(0, len(seqs), _BATCH))
+        return redrive_parts(broker, spec, parts, rate_per_s)
+    _check_redrive(spec, rate_per_s)
     if len(keys) != 1:
         raise InvalidEvent(
             f"data= corrects one event, and {len(keys)} were chosen: name its event_id"
@@ -158,3 +172,56 @@ def redrive(
             spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)
         )
     )
+
+
+def redrive_parts(
+    broker: Broker,
+    spec: SubscriptionSpec,
+    parts: Iterable[Sequence[int]],
+    rate_per_s: float | None,
+) -> int:
+    """Send dead letters again, a commit a part. Return how many were sent."""
+    _check_redrive(spec, rate_per_s)
+    sent = 0
+    for seqs in parts:
+        delay_s = sent / rate_per_s if rate_per_s else 0.0
+        sent += len(broker.send(spec, seqs, sending=Sending(rate_per_s, delay_s=delay_s)))
+        reached(sent)
+    return sent
+
+
+def discard_parts(
+    broker: Broker, spec: SubscriptionSpec, parts: Iterable[Sequence[int]], reason: str
+) -> int:
+    """Put dead letters away, a commit a part. Return how many were there."""
+    away = 0
+    for seqs in parts:
+        away += len(broker.discard(spec, seqs, reason))
+        reached(away)
+    return away
+
+
+def matching_parts(
+    log: Log, spec: SubscriptionSpec, events: Any, source: str | None, where: Mapping[str, Any]
+) -> Iterator[list[int]]:
+    """Return the events of the dead letters that match, in parts. They are read as they are used.
+
+    Raises
+    ------
+    InvalidEvent
+        When events are named, too.
+    """
+    if events is not None or source is not None:
+        raise InvalidEvent("where= chooses all that match: leave events and source out")
+    wanted, up_to = where_of(log, spec, where, LETTER_FILTERS)
+    return log.dead_seqs(spec.id, wanted, up_to, _BATCH)
+
+
+def _check_redrive(spec: SubscriptionSpec, rate_per_s: float | None) -> None:
+    if spec.role == "direct":
+        raise InvalidEvent(
+            f"{spec.name!r} keeps direct calls, whose callers have their answer: call the model"
+            " again; dry_run() tries it without a record"
+        )
+    if rate_per_s is not None and not rate_per_s > 0:
+        raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")

@@ -38,12 +38,26 @@ def _html(ref: weakref.ref[pd.DataFrame], kind: str) -> str | None:
     return html or pd.DataFrame._repr_html_(table)  # type: ignore[attr-defined]  # the stubs do not know it
 
 
-class Sentences(pd.DataFrame):
-    """A frame that shows its text whole. Pandas would cut it off after 50 characters."""
+class _Whole(pd.DataFrame):
+    """A frame with a repr of its own, which a terminal takes from the class alone.
+
+    Only the frame that was asked for is of this class. Parts, copies, joined, grouped and unpickled
+    ones are plain frames, and a file of it has no trace of the class.
+    """
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return pd.DataFrame, (pd.DataFrame(self),)
+
+
+class Sentences(_Whole):
+    """A frame that shows its text whole. Pandas would cut it off after 50 characters.
+
+    The class stays for its repr: an explanation is read in terminals, too.
+    """
 
     def __repr__(self) -> str:
         with pd.option_context(
@@ -57,10 +71,10 @@ class Sentences(pd.DataFrame):
             return html
 
 
-class DeadLetters(pd.DataFrame):
+class DeadLetters(_Whole):
     """Dead letters: a frame to compute with, and a card to read.
 
-    A part of the rows is a card too. A part of the columns is a table.
+    The class stays for its repr: of 15 columns a terminal would show neither reason nor error.
     """
 
     _READ = (
@@ -77,10 +91,6 @@ class DeadLetters(pd.DataFrame):
         "data",
     )
     _SHOWN = 20
-
-    @property
-    def _constructor(self) -> type[pd.DataFrame]:
-        return DeadLetters
 
     def __repr__(self) -> str:
         few = [
@@ -102,7 +112,7 @@ class DeadLetters(pd.DataFrame):
             html: str | None = pd.DataFrame(self)._repr_html_()  # type: ignore[operator]  # the stubs do not know it
             return html
         rest = (
-            f"{len(self) - self._SHOWN:,} more: .iloc[{self._SHOWN}:]"
+            f"{len(self) - self._SHOWN:,} more: choose by dead_letters(reason=…, text=…, since=…)"
             if len(self) > self._SHOWN
             else ""
         )

@@ -15,7 +15,15 @@ from mltrigger.rollout.lane import Lane
 from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Answered, Given, Replacement
-from mltrigger.store.lanes import LaneRow, Opened, end_lane, is_through, open_lane, set_lane
+from mltrigger.store.lanes import (
+    LaneRow,
+    Opened,
+    end_lane,
+    in_lane,
+    is_through,
+    open_lane,
+    set_lane,
+)
 from mltrigger.store.lanes import lane as lane_now
 from mltrigger.store.ledger import Binding, user
 from mltrigger.store.log import DeadKey
@@ -252,7 +260,7 @@ class Corrector:
         if settings["filled"]:
             return
         with self._store.snapshot() as reader:
-            there = corrections.in_lane(reader, lane.id)
+            there = in_lane(reader, lane.id)
             wanted = [s for s in _plan(reader, spec, bound, version).seqs if s not in there]
         if settings["limit"] is not None:
             wanted = wanted[: max(0, settings["limit"] - len(there))]
@@ -262,7 +270,7 @@ class Corrector:
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
         with self._store.transaction() as transaction:
             settings = lane_now(transaction, lane.id).settings
-            events = len(corrections.in_lane(transaction, lane.id))
+            events = len(in_lane(transaction, lane.id))
             set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):
                 end_lane(transaction, lane.id, "done")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
+from mltrigger.reports.choosing import Where
 from mltrigger.rollout import compared
 from mltrigger.rollout import lanes as opening
 from mltrigger.rollout.agree import Agree, Measure
@@ -210,6 +211,7 @@ class Versioned:
         limit: int | None = None,
         events: Any = None,
         source: str | None = None,
+        where: Where | None = None,
         max_rate_per_s: float | None = None,
         effects: Effects = "recorded",
         concurrency: int = 1,
@@ -237,6 +239,10 @@ class Versioned:
             It goes without *since*, *until* and *limit*.
         source : str, optional
             The source of *events* whose id several sources have.
+        where : mapping, optional
+            Only events with attempts that match these filters of :meth:`invocations`, by name, such
+            as ``{"outcome": "dead"}``. It goes without the parameters above. ``up_to`` leaves
+            attempts out that came after a record, by its number.
         max_rate_per_s, effects, concurrency, why
             As for :meth:`shadow`.
         wait : bool
@@ -257,6 +263,7 @@ class Versioned:
             limit=limit,
             events=events,
             source=source,
+            where=where,
             max_rate_per_s=max_rate_per_s,
             effects=effects,
             concurrency=concurrency,

@@ -12,6 +12,7 @@ from mltrigger.errors import InvalidPolicy, NotFound, warn
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.reports.naming import named_each, unknown
+from mltrigger.rollout.replaying import replay_matching
 from mltrigger.rollout.service import Rollout
 from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.lanes import LaneRow, Opened
@@ -82,6 +83,7 @@ def replay(
     limit: int | None = None,
     events: Any = None,
     source: str | None = None,
+    where: Mapping[str, Any] | None = None,
     max_rate_per_s: float | None = None,
     effects: Effects = "recorded",
     concurrency: int = 1,
@@ -89,6 +91,15 @@ def replay(
     by: str | None = None,
 ) -> LaneRow:
     """Send recorded events to *version*. See ``sub.replay``."""
+    if where is not None:
+        if not (since is None and until is None and limit is None and events is None):
+            raise InvalidPolicy(
+                "where= has since and until itself: leave since, until, limit and events out"
+            )
+        policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why, by)
+        row = replay_matching(rollout, spec, version, where, common, policy)
+        rollout.engine.look_again(spec.name)
+        return row
     if events is not None:
         if not (since is None and until is None and limit is None):
             raise InvalidPolicy("events= names all events: leave since, until and limit out")
@@ -101,7 +112,8 @@ def replay(
     meant = str(rollout.meant(spec, version))
     policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why, by)
     low, high, cut = _range(rollout, spec, since, until)
-    asked = {"since": _said(since), "until": _said(until), "limit": limit, "purpose": None}
+    times = {"since": _said(since), "until": _said(until)}
+    asked = {**times, "limit": limit, "purpose": None, "where": None}
     low, total = _limited(rollout, spec, low, high, limit)
     if not total and total is not None:
         raise NotFound(
@@ -238,6 +250,7 @@ def _said(moment: Moment) -> str | None:
 def shown(settings: Mapping[str, Any]) -> str:
     """Return the part of the log that a replay takes, in words."""
     parts = [f"{name} {settings[name]}" for name in ("since", "until") if settings.get(name)]
+    parts += [f"{name} {value}" for name, value in (settings.get("where") or {}).items()]
     if settings.get("limit"):
         parts.append(f"the newest {settings['limit']:,}")
     if settings.get("purpose") == _CHOSEN:

@@ -134,7 +134,7 @@ class Rollout:
     ) -> Bound:
         """Let *version* answer a share of the events. See ``sub.canary``."""
         guard = guard or Guard()
-        shares = _steps(steps)
+        shares = shares_of(steps)
         if then not in ("wait", "promote"):
             raise NotFound.of("then", str(then), ["wait", "promote"])
         if not isinstance(guard, Guard):
@@ -381,7 +381,8 @@ def _check_about(judged: Verdict, present: ModelVersion, meant: ModelVersion) ->
         )
 
 
-def _steps(steps: Sequence[float]) -> list[float]:
+def shares_of(steps: Sequence[float]) -> list[float]:
+    """Return the steps of a canary. Raise InvalidPolicy for wrong ones."""
     shares = [steps] if isinstance(steps, (int, float)) else list(steps)
     numbers = all(isinstance(s, (int, float)) and not isinstance(s, bool) for s in shares)
     if not shares or not numbers or not all(0.0 < s <= 1.0 for s in shares):

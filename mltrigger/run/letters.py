@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import brief_errors
+from mltrigger.errors import InvalidEvent, brief_errors
 from mltrigger.policy import keywords_of
 from mltrigger.reports.choosing import chosen_of, ending
-from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
+from mltrigger.reports.dead_letters import (
+    UNCHANGED,
+    choose,
+    choose_any,
+    discard_parts,
+    matching_parts,
+    redrive,
+    redrive_parts,
+)
 from mltrigger.text import Told, count, short
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.broker import Broker
-    from mltrigger.reports.choosing import Ended
+    from mltrigger.reports.choosing import Ended, EndedWhere
     from mltrigger.reports.dead_letters import Trial
     from mltrigger.store.log import DeadKey, Log
 
@@ -76,12 +84,13 @@ class Letters:
         data: Any = UNCHANGED,
         source: str | None = None,
     ) -> pd.DataFrame:
-        """Call the model with dead letters now. Record, settle and emit nothing.
+        """Call the model with events now. Record, settle and emit nothing.
 
         Parameters
         ----------
         events, source
-            As for :meth:`redrive`.
+            As for :meth:`redrive`. Any event of the topic will do, also one that succeeded.
+            Default: all dead letters.
         version
             The version to try: ``"1.1.0"``, a selector, or a model that was never registered.
             Default: the one that the selector means now.
@@ -95,7 +104,7 @@ class Letters:
             ``error``, then the output.
         """
         trials = self._bus.try_out(
-            self._spec, choose(self._bus.log, self._spec, events, source), version, data
+            self._spec, choose_any(self._bus.log, self._spec, events, source), version, data
         )
         from mltrigger.reports import views
 
@@ -108,6 +117,7 @@ class Letters:
         data: Any = UNCHANGED,
         rate_per_s: float | None = None,
         source: str | None = None,
+        where: EndedWhere | None = None,
     ) -> int:
         """Deliver dead letters again, under their own ids. Failures start from zero.
 
@@ -123,6 +133,10 @@ class Letters:
             The number a second that becomes visible, so that a backlog does not delay new events.
         source : str, optional
             The source of an id that two sources have.
+        where : mapping, optional
+            Instead of *events*: all that match these filters of :meth:`dead_letters`, by name, such
+            as ``{"reason": "timeout"}``. They are sent in parts, and never all in memory.
+            ``up_to`` leaves those out that came after a record, by its number.
 
         Returns
         -------
@@ -130,13 +144,7 @@ class Letters:
             The number of events. A notebook shows it as a sentence.
         """
         self._bus.spec(self._spec.name)  # an unsubscribed one has no listener: raise now
-        n = redrive(
-            self._bus.broker,
-            self._spec,
-            choose(self._bus.log, self._spec, events, source),
-            data,
-            rate_per_s,
-        )
+        n = self._redriven(events, data, rate_per_s, source, where)
         return Told(
             n,
             (
@@ -146,14 +154,47 @@ class Letters:
             ),
         )
 
-    def discard(self, events: Any, reason: str, *, source: str | None = None) -> int:
+    def _redriven(
+        self,
+        events: Any,
+        data: Any,
+        rate_per_s: float | None,
+        source: str | None,
+        where: EndedWhere | None,
+    ) -> int:
+        bus, spec = self._bus, self._spec
+        if data is UNCHANGED and events is None and source is None:
+            where = where or {}
+        if where is None:
+            chosen = choose(bus.log, spec, events, source)
+            return redrive(bus.broker, spec, chosen, data, rate_per_s)
+        if data is not UNCHANGED:
+            raise InvalidEvent("data= corrects one event: name it, and leave where= out")
+        parts = matching_parts(bus.log, spec, events, source, where)
+        return redrive_parts(bus.broker, spec, parts, rate_per_s)
+
+    def discard(
+        self,
+        events: Any,
+        reason: str,
+        *,
+        source: str | None = None,
+        where: EndedWhere | None = None,
+    ) -> int:
         """Put dead letters away for good, with a *reason*. Return their number.
 
-        They stay ``dead`` in the log and are listed no more. *events* and *source* are as for
-        :meth:`redrive`.
+        They stay ``dead`` in the log and are listed no more. *events*, *source* and *where* are as
+        for :meth:`redrive`: ``sub.discard(None, "a test", where={"version": "1.0.0"})``.
         """
-        chosen = choose(self._bus.log, self._spec, events, source)
-        n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
+        bus, spec = self._bus, self._spec
+        if events is None and source is None:
+            where = where or {}
+        if where is None:
+            chosen = choose(bus.log, spec, events, source)
+            n = len(bus.broker.discard(spec, [d.seq for d in chosen], reason))
+        else:
+            parts = matching_parts(bus.log, spec, events, source, where)
+            n = discard_parts(bus.broker, spec, parts, reason)
         return Told(
             n,
             (

@@ -25,6 +25,7 @@ from mltrigger.store.attempts import (
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.latencies import Latencies
 from mltrigger.store.leasing import BEHIND
+from mltrigger.store.marks import Marks
 from mltrigger.store.matched import BUDGET_S, Counted, Page, Pages
 from mltrigger.store.matching import Matching
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES
@@ -182,6 +183,22 @@ class AttemptLog:
         with self._pages(wanted) as pages:
             return pages.page(columns, before, limit, budget_s)
 
+    def newer(
+        self,
+        columns: Sequence[str],
+        wanted: Matching,
+        after: int,
+        limit: int = 200,
+        budget_s: float | None = BUDGET_S,
+    ) -> Page:
+        """Return the recorded attempts that match and come next after the record *after*.
+
+        It is the way back of :meth:`matching`: the oldest *limit* of them, the newest first. 0
+        begins with the oldest one of the log. ``next`` is *after* for the page that is newer still.
+        """
+        with self._pages(wanted) as pages:
+            return pages.newer(columns, after, limit, budget_s)
+
     def newest_row(self) -> int:
         """Return the number of the newest recorded attempt, 0 without one."""
         ((row,),) = self._store.read(NEWEST)
@@ -212,20 +229,31 @@ class AttemptLog:
         with self._pages(wanted) as pages:
             return pages.count(at_most, budget_s)
 
-    def seqs(self, wanted: Matching, size: int = 1_000) -> Iterator[list[int]]:
+    def seqs(
+        self, wanted: Matching, size: int = 1_000, up_to: int | None = None
+    ) -> Iterator[list[int]]:
         """Yield the numbers of the events that match, the newest first, in lists up to *size*.
 
-        No event comes twice. Attempts that are recorded meanwhile are not looked at.
+        No event comes twice. Attempts that are recorded meanwhile, or after the record *up_to*, are
+        not looked at.
         """
-        before: int | None = matched.FIRST
-        seen: set[int] = set()
+        before: int | None = matched.FIRST if up_to is None else up_to + 1
+        seen = Marks()
         while before is not None:
             page = self.matching(("seq",), wanted, before, size, budget_s=None)
-            fresh = [seq for seq in dict.fromkeys(seq for (seq,) in page.rows) if seq not in seen]
-            seen.update(fresh)
-            if fresh:
+            if fresh := [seq for (seq,) in page.rows if seen.add(seq)]:
                 yield fresh
             before = page.next
+
+    def count_events(
+        self, wanted: Matching, up_to: int, budget_s: float | None = BUDGET_S
+    ) -> Counted:
+        """Return the number of events with attempts that match. Counting ends with the time.
+
+        Attempts that were recorded after the record *up_to* are not looked at.
+        """
+        with self._pages(wanted) as pages:
+            return pages.count_events(up_to, budget_s)
 
     def keys_of(self, attempts: Iterable[tuple[int, int]]) -> dict[tuple[int, int], str]:
         """Return the keys of events by subscription id and event, where subscriptions have keys."""

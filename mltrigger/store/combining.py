@@ -161,6 +161,8 @@ class Combined(abc.ABC):
     """The file of the store, if it has one."""
     hides_data = False
     """Whether this user may not read the data and the extensions of events."""
+    only_reads = False
+    """Whether this user may not change a subscription."""
     visible_first = True
     """Whether listeners may begin with a commit that is not durable yet."""
 

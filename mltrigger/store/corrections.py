@@ -15,8 +15,7 @@ from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.archive import ARCHIVED, SOURCE, archived
-from mltrigger.store.lanes import LaneRow, end_lane, lanes_of, set_lane
-from mltrigger.store.queue import INSERT_READY, Waiting
+from mltrigger.store.lanes import LaneRow, add_to, end_lane, lanes_of, set_lane
 from mltrigger.store.registry import next_generation
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Transaction
@@ -40,15 +39,9 @@ WHERE l.subscription_id = :s AND l.binding = :number AND o.outcome IN {_ENDED}
 ORDER BY o.seq
 """
 # Of an open event there is a row, a lease or both.
-_IN_LANE = """
-SELECT seq FROM outcome WHERE subscription_id = :s UNION
-SELECT seq FROM ready WHERE subscription_id = :s UNION
-SELECT seq FROM leased WHERE subscription_id = :s
-"""
 _SUCCEEDED = f"""
 SELECT seq FROM outcome WHERE subscription_id = :s AND outcome = {CODES["succeeded"]}
 """
-_SOME_IN_LANE = f"SELECT seq FROM ({_IN_LANE}) AS there WHERE seq IN ({{seqs}})"
 # The data of a dead letter that was sent again with others hold for its correction, too.
 _RESENT = """
 INSERT INTO resent (subscription_id, seq, times, resent_us, data, datacontenttype)
@@ -189,21 +182,13 @@ def done_by(reader: Reader, given: Sequence[LaneRow], version: str) -> set[int]:
     }
 
 
-def in_lane(reader: Reader, lane_id: int) -> set[int]:
-    """Return all events of a lane, ended or open."""
-    return {seq for (seq,) in reader.query(_IN_LANE, {"s": lane_id})}
-
-
 def add(
     transaction: Transaction, lane_id: int, parent_id: int, seqs: Sequence[int], now_us: int
 ) -> None:
     """Add events to a lane, but for those that are in it."""
     among = ", ".join(str(int(seq)) for seq in seqs)
-    there = transaction.query(_SOME_IN_LANE.format(seqs=among), {"s": lane_id})
-    known = {seq for (seq,) in there}
     transaction.execute(_RESENT.format(seqs=among), {"s": lane_id, "parent": parent_id})
-    new = [Waiting(lane_id, now_us, seq) for seq in seqs if seq not in known]
-    transaction.execute_many(INSERT_READY, new)
+    add_to(transaction, lane_id, seqs, now_us)
 
 
 def leave(transaction: Transaction, lane: LaneRow) -> None:

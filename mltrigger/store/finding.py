@@ -37,9 +37,10 @@ class Found(NamedTuple):
     extensions: str | None
 
 
-def find(reader: Reader, event_id: str) -> list[Found]:
-    """Return every event with that id, oldest first."""
-    return list(map(Found._make, reader.query(_FIND, {"id": id_key(event_id)})))
+def find(reader: Reader, event_id: str, hides_data: bool = False) -> list[Found]:
+    """Return every event with that id, oldest first. *hides_data*: without its extensions."""
+    sql = _FIND.replace("e.extensions", "NULL") if hides_data else _FIND
+    return list(map(Found._make, reader.query(sql, {"id": id_key(event_id)})))
 
 
 def sources(reader: Reader, seqs: Sequence[int]) -> dict[int, str]:

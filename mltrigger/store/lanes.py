@@ -32,6 +32,12 @@ _EMIT = "SELECT emit_topic_id FROM subscription WHERE id = :parent"
 _CURSOR = """
 INSERT INTO cursor (subscription_id, next_seq, last_seq) VALUES (:s, :next_seq, :last_seq)
 """
+_IN_LANE = """
+SELECT seq FROM outcome WHERE subscription_id = :s UNION
+SELECT seq FROM ready WHERE subscription_id = :s UNION
+SELECT seq FROM leased WHERE subscription_id = :s
+"""
+_SOME_IN_LANE = f"SELECT seq FROM ({_IN_LANE}) AS there WHERE seq IN ({{seqs}})"
 _DELAYED = """
 INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
 SELECT :s, :now, e.seq, 0, 0, 0
@@ -136,6 +142,21 @@ def open_lane(
     ledger.bound(transaction, s, given.selector, ledger.user(), now_us)
     next_generation(transaction)
     return int(s), name
+
+
+def in_lane(reader: Reader, number: int) -> set[int]:
+    """Return all events of a lane, ended or open."""
+    return {seq for (seq,) in reader.query(_IN_LANE, {"s": number})}
+
+
+def add_to(transaction: Transaction, number: int, seqs: Sequence[int], now_us: int) -> int:
+    """Add events to a lane, but for those that are in it. Return how many are new."""
+    among = ", ".join(str(int(seq)) for seq in seqs)
+    there = transaction.query(_SOME_IN_LANE.format(seqs=among), {"s": number})
+    known = {seq for (seq,) in there}
+    new = [Waiting(number, now_us, seq) for seq in seqs if seq not in known]
+    transaction.execute_many(INSERT_READY, new)
+    return len(new)
 
 
 def lanes_of(reader: Reader, parent_id: int) -> list[LaneRow]:

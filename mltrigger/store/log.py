@@ -20,6 +20,9 @@ from mltrigger.store.following import Following
 from mltrigger.store.glance import Glance
 from mltrigger.store.keys import time_of
 from mltrigger.store.labels import Labels
+from mltrigger.store.letters import FIRST_SEQ, Letters
+from mltrigger.store.matched import Counted
+from mltrigger.store.matching import Matching
 from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
@@ -47,7 +50,16 @@ class Head(NamedTuple):
     subject: str | None
     media_type: str | None
     size: int
-    head: bytes
+    head: bytes | None
+
+
+class Resent(NamedTuple):
+    """How often an event was sent again, and when last. ``data`` replace its own, if not None."""
+
+    times: int
+    resent_us: int
+    data: bytes | None
+    media_type: str | None
 
 
 class DeadKey(NamedTuple):
@@ -102,6 +114,10 @@ WHERE e.seq > :after AND t.name = :topic
   AND e.type_id = (SELECT id FROM name WHERE text = :type)
 ORDER BY e.seq LIMIT :limit
 """
+_RESENT = """
+SELECT times, resent_us, data, datacontenttype FROM resent WHERE subscription_id = :s AND seq = :seq
+"""
+_NAMED = f"SELECT event_id(e.id), {SOURCE}, e.datacontenttype FROM event e"
 _DEAD_REASONS = """
 SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
 GROUP BY reason ORDER BY count(*) DESC, reason
@@ -110,11 +126,12 @@ _DEAD_KEYS = f"""
 SELECT d.seq, event_id(e.id), {SOURCE} FROM dead_letter d JOIN event e ON e.seq = d.seq
 WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq
 """
+_LETTER_DATA = """CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END,
+  coalesce(a.data, e.data)"""
 _DEAD_LETTERS = f"""
 SELECT d.seq, event_id(e.id), {SOURCE}, {TYPE}, e.subject, d.reason, d.attempt,
   coalesce(a.times, 0), m.name, m.version, d.error_type, d.error, d.traceback, d.dead_us,
-  CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END,
-  coalesce(a.data, e.data)
+  {_LETTER_DATA}
 FROM dead_letter d
 JOIN event e ON e.seq = d.seq
 LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq
@@ -139,6 +156,16 @@ class Log(AttemptLog):
     def home(self) -> str:
         """See :attr:`Store.home`."""
         return self._store.home
+
+    @property
+    def hides_data(self) -> bool:
+        """See :attr:`Store.hides_data`."""
+        return self._store.hides_data
+
+    @property
+    def only_reads(self) -> bool:
+        """See :attr:`Store.only_reads`."""
+        return self._store.only_reads
 
     def now_us(self) -> int:
         """Return the time of the log's own clock."""
@@ -192,7 +219,7 @@ class Log(AttemptLog):
     def find(self, event_id: str) -> list[Found]:
         """Return every event with that id, oldest first."""
         with self._store.snapshot() as reader:
-            return finding.find(reader, event_id)
+            return finding.find(reader, event_id, self.hides_data)
 
     def sources(self, seqs: Sequence[int]) -> dict[int, str]:
         """Return the sources of these events, by number. Pruned events have none."""
@@ -205,14 +232,28 @@ class Log(AttemptLog):
             return finding.near(reader, event_id)
 
     def heads(self, seqs: Sequence[int], size: int) -> list[Head]:
-        """Return the heads of these events, with the first *size* bytes of their data."""
+        """Return the heads of these events, with the first *size* bytes of their data.
+
+        Who may not read data gets none.
+        """
         among = ", ".join(str(int(seq)) for seq in seqs)
+        data = "0, NULL" if self.hides_data else "length(data), substr(data, 1, :size)"
         rows = self._store.read(
-            "SELECT seq, subject, datacontenttype, length(data), substr(data, 1, :size) FROM event"
-            f" WHERE seq IN ({among})",
-            {"size": size},
+            f"SELECT seq, subject, datacontenttype, {data} FROM event WHERE seq IN ({among})",
+            {} if self.hides_data else {"size": size},
         )
         return list(map(Head._make, rows))
+
+    def named(self, seq: int) -> tuple[str, str, str | None] | None:
+        """Return the id, the source and the media type of one event, None if it is gone."""
+        rows = self._store.read(f"{_NAMED} WHERE e.seq = :s", {"s": seq})
+        return next(((id_, source, media_type) for id_, source, media_type in rows), None)
+
+    def resent(self, subscription_id: int, seq: int) -> Resent | None:
+        """Return how an event was sent to a subscription again, None if it never was."""
+        sql = _RESENT.replace("data, datacontenttype", "NULL, NULL") if self.hides_data else _RESENT
+        rows = self._store.read(sql, {"s": subscription_id, "seq": seq})
+        return next(map(Resent._make, rows), None)
 
     def archived(self, seq: int) -> Archived:
         """Return one event of the archive."""
@@ -226,6 +267,34 @@ class Log(AttemptLog):
 
     # -- dead letters ------------------------------------------------------------------------------
 
+    def dead_seqs(
+        self, subscription_id: int, wanted: Matching, up_to: int, size: int = 1_000
+    ) -> Iterator[list[int]]:
+        """Yield the events of open dead letters that match, in their order, up to *size* at once.
+
+        *up_to* is the newest record to look at. Nothing is held between two lists.
+        """
+        after: int | None = FIRST_SEQ
+        while after is not None:
+            with self._store.snapshot() as reader:
+                found = Letters(reader, subscription_id, wanted, up_to).step(after, size)
+            after = found.after
+            if found.seqs:
+                yield found.seqs
+
+    def count_dead(
+        self,
+        subscription_id: int,
+        wanted: Matching,
+        up_to: int,
+        budget_s: float | None = None,
+    ) -> Counted:
+        """Return the number of open dead letters that match. It ends with the time."""
+        end_s = None if budget_s is None else self._timer() + budget_s
+        with self._store.snapshot() as reader:
+            letters = Letters(reader, subscription_id, wanted, up_to)
+            return letters.count(lambda: end_s is not None and self._timer() > end_s)
+
     def dead_reasons(self, subscription_id: int) -> dict[str, int]:
         """Return the number of open dead letters by reason, the most frequent first."""
         rows = self._store.read(_DEAD_REASONS, {"s": subscription_id})
@@ -236,16 +305,22 @@ class Log(AttemptLog):
         return list(map(DeadKey._make, self._store.read(_DEAD_KEYS, {"s": subscription_id})))
 
     def dead_letters(
-        self, subscription_id: int, seq: int | None = None, limit: int | None = None
+        self,
+        subscription_id: int,
+        seq: int | None = None,
+        limit: int | None = None,
+        with_data: bool = True,
     ) -> list[DeadLetter]:
         """Return the open dead letters, oldest first, or only that of event *seq*.
 
-        With *limit* only the newest ones. The data of the others is not read.
+        With *limit* only the newest ones. The data of the others is not read. Without *with_data*
+        no data is read, and none is there.
         """
         of = {"s": subscription_id, "seq": seq, "limit": limit}
         one = "" if seq is None else "AND d.seq = :seq"
         most = "" if limit is None else "LIMIT :limit"
-        sql = f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us DESC, d.seq DESC {most}"
+        letters = _DEAD_LETTERS if with_data else _DEAD_LETTERS.replace(_LETTER_DATA, "NULL, NULL")
+        sql = f"{letters} {one} ORDER BY d.dead_us DESC, d.seq DESC {most}"
         return list(map(DeadLetter._make, reversed(self._store.read(sql, of))))
 
 

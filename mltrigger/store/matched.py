@@ -18,7 +18,8 @@ from mltrigger.store.attempts import (
     where_of,
 )
 from mltrigger.store.corrections import CORRECTED
-from mltrigger.store.event_keys import Keys
+from mltrigger.store.event_keys import OTHERS, Keys
+from mltrigger.store.marks import Marks
 from mltrigger.store.matching import Conditions, Matching, in_json, is_exact, is_in
 from mltrigger.store.outcomes import ANSWERING, OUTCOMES
 from mltrigger.store.transaction import Reader, Row
@@ -111,6 +112,28 @@ class Pages:
         ((looked_us,),) = self._reader.query(_SETTLED, {"row": walk.top}) or [(None,)]
         return Page(rows, walk.top, looked_us)
 
+    def newer(self, columns: Sequence[str], after: int, limit: int, budget_s: float | None) -> Page:
+        """Return the page before another one. See :meth:`mltrigger.store.log.Log.newer`."""
+        is_over, found = self._alarm(budget_s), list[Row]()
+        ((newest,),) = self._reader.query(NEWEST, {})
+        ((oldest,),) = self._reader.query(_OLDEST, {})
+        at, size = max(after, (oldest or 0) - 1), _LEAST
+        while at < newest and len(found) <= limit and not is_over():
+            begun_s = self._timer()
+            walk, rows = self._walk(columns, min(at + size, newest) + 1, at), list[Row]()
+            while walk.is_under_way:
+                rows += walk.step(_MOST)
+            found += reversed(rows)
+            at, took_s = min(at + size, newest), self._timer() - begun_s
+            size = min(size * 4, _MOST) if took_s < _SHORT_S and len(rows) < limit else size
+        page = [row[: len(columns)] for row in found[:limit]][::-1]
+        if len(found) > limit:
+            return Page(page, found[limit - 1][len(columns)])
+        if at >= newest:
+            return Page(page, None)
+        ((looked_us,),) = self._reader.query(_SETTLED, {"row": at}) or [(None,)]
+        return Page(page, at, looked_us)
+
     def rows(self, columns: Sequence[str], limit: int | None) -> list[Row]:
         """Return all that match, or the newest *limit*, oldest first. Running ones come last."""
         running, walk = self._running(columns)[::-1], self._walk(columns, None)
@@ -137,6 +160,15 @@ class Pages:
         while walk.is_under_way and n <= at_most and not is_over():
             n += walk.count(at_most + 1 - n)
         return Counted(min(n, at_most), n <= at_most and not walk.is_under_way)
+
+    def count_events(self, up_to: int, budget_s: float | None) -> Counted:
+        """Return the number of events. See :meth:`mltrigger.store.log.Log.count_events`."""
+        is_over, seen = self._alarm(budget_s), Marks()
+        walk = self._walk(("seq",), up_to + 1)
+        while walk.is_under_way and not is_over():
+            for seq, *_ in walk.step(_MOST):
+                seen.add(seq)
+        return Counted(seen.n, not walk.is_under_way)
 
     def _tallied(self) -> int:
         wanted = self._matching
@@ -187,7 +219,7 @@ class Pages:
         if self._is_looked_at:
             more += [_SHOWN, "i.subscription_id"]
         if self._keys is not None:  # a user may not read the data of events, and they may be large
-            more.append(ARCHIVED)
+            more += [OTHERS, ARCHIVED]
         return "SELECT " + ", ".join([*(COLUMNS[c] for c in columns), *more])
 
     @property
@@ -202,7 +234,8 @@ class Pages:
         return [row for row in rows if self._is_right(row[n + 1 :])]
 
     def _is_right(self, row: Row) -> bool:
-        (output, error_type, error, subject, event_id), s, event = row[:5], row[5], row[6:]
+        (output, error_type, error, subject, event_id), s = row[:5], row[5]
+        others, event = row[6:8], row[8:]
         text, keys = self._matching.text, self._keys
         said = f"{error_type}: {error or ''}" if error_type else error
         if text is not None and not (
@@ -211,7 +244,7 @@ class Pages:
             or is_in(in_json(text), (output,))
         ):
             return False
-        return keys is None or keys.of(s, event) in (self._matching.keys or ())
+        return keys is None or keys.of(s, event, others) in (self._matching.keys or ())
 
 
 class _Sql(NamedTuple):

@@ -144,7 +144,7 @@ class Conditions:
 
     def given(self, name: str, values: Sequence[str]) -> str:
         """Return parameters for *values*, as a list in SQL."""
-        named = dict(zip(_names(name), values, strict=False))
+        named = dict(zip(parameters(name), values, strict=False))
         self.parameters |= named
         return ", ".join(f":{n}" for n in named) or "NULL"
 
@@ -166,7 +166,9 @@ class Conditions:
         parts = [part for part in _comparable(needle) if part]
         found = []
         for part in parts:
-            name = next(n for n in _names("text") if self.parameters.setdefault(n, part) == part)
+            name = next(
+                n for n in parameters("text") if self.parameters.setdefault(n, part) == part
+            )
             found.append(f"instr({column}, :{name}) > 0")
         return f"({' AND '.join(found)})" if found else f"{column} IS NOT NULL"
 
@@ -210,7 +212,8 @@ def _comparable(needle: str) -> list[str]:
     return "".join(signs).split("\ud800")
 
 
-def _names(name: str) -> Iterable[str]:
+def parameters(name: str) -> Iterable[str]:
+    """Yield names of parameters for the values of *name*. They have letters only."""
     letters = (
         "".join(of) for n in (1, 2, 3) for of in itertools.product(string.ascii_lowercase, repeat=n)
     )

@@ -166,6 +166,8 @@ class Store(Protocol):
     """Whether very many attempts are read by columns, in long texts."""
     hides_data: bool
     """Whether this user may not read the data and the extensions of events."""
+    only_reads: bool
+    """Whether this user may not change a subscription."""
     hold_s: float
     """About how long a transaction of the retention holds the write lock."""
 

@@ -128,7 +128,9 @@ def block(language: str) -> str:
         ),
         pytest.param("go", "client.go", ["go", "run", "client.go"], marks=pytest.mark.needs("go")),
         pytest.param("r", "client.R", ["Rscript", "client.R"], marks=pytest.mark.needs("Rscript")),
-        pytest.param("bash", "client.sh", ["bash", "client.sh"]),
+        pytest.param(
+            "bash", "client.sh", ["bash", "client.sh"], marks=pytest.mark.needs("bash", "curl")
+        ),
         pytest.param("python", "client.py", [sys.executable, "client.py"]),
         pytest.param(
             "javascript", "client.mjs", ["node", "client.mjs"], marks=pytest.mark.needs("node")

@@ -217,7 +217,7 @@ while True:
 """
 
 
-@pytest.mark.slow(every=10)
+@pytest.mark.slow(every=20)
 @pytest.mark.parametrize("turn", range(60))
 def test_every_202_of_a_killed_server_is_in_the_log_once(
     turn: int, served_bus: mt.EventBus

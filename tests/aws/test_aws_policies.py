@@ -485,6 +485,9 @@ def queue_names(document: Mapping[str, Any], **given: str) -> set[str]:
     }
 
 
+uses_cfn_lint = pytest.mark.xdist_group("cfn-lint")  # one process imports it
+
+
 def findings(document: Mapping[str, Any]) -> list[str]:
     from cfnlint.api import ManualArgs, lint
 
@@ -496,11 +499,13 @@ def findings(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+@uses_cfn_lint
 @pytest.mark.parametrize("bus", ["default", "several", "fifo", "bucket", "shortened"])
 def test_cfn_lint_has_nothing_to_say(bus: str) -> None:
     assert findings(template(**BUSES[bus])) == []
 
 
+@uses_cfn_lint
 def test_cfn_lint_would_say_something() -> None:
     document = template("acme")
     document["Resources"]["QueueDocumentsReader"]["Properties"]["VisibilityTimeout"] = 43_201

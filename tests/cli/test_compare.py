@@ -26,6 +26,10 @@ def same(page):
 @mt.model("ocr", version="2.0.0")
 def other(page):
     return {"text": "?", "score": page}
+
+@mt.model("ocr", version="3.0.0")
+def broken(page):
+    raise mt.Reject("no page")
 """
 EVENTS = 400
 
@@ -40,10 +44,10 @@ def home(tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ocr_versions.py").write_text(VERSIONS)
     with mt.connect(URL) as bus:
         sub = bus.subscribe("documents", "ocr_versions:first", emit="texts")
-        for name in ("same", "other"):
+        for name in ("same", "other", "broken"):
             bus.register(f"ocr_versions:{name}")
         bus.fire("documents", range(EVENTS), progress=False)
-        for version in ("1.1.0", "2.0.0"):
+        for version in ("1.1.0", "2.0.0", "3.0.0"):
             sub.replay(version, wait=True)
     return tmp_path
 
@@ -75,10 +79,12 @@ def test_exit_status_is_that_of_the_verdict_and_its_file_promotes(
 @pytest.mark.parametrize(
     ("new", "rules", "status"),
     [
-        ("1.1.0", [], 1),
+        ("1.1.0", [], 3),
         ("2.0.0", ["--field", "score", "--slow-at-most", "0.99"], 0),
-        ("2.0.0", ["--field", "text", "--similar", "0.9", "--slow-at-most", "0.99"], 1),
-        ("2.0.0", ["--field", "text", "--similar", "0.1", "--slow-at-most", "0.99"], 1),
+        ("2.0.0", ["--field", "text", "--similar", "0.9", "--slow-at-most", "0.99"], 3),
+        ("2.0.0", ["--field", "text", "--similar", "0.1", "--slow-at-most", "0.99"], 3),
+        ("1.1.0", ["--tolerance", "1", "--agree-at-least", "0.9999", "--slow-at-most", "0.99"], 5),
+        ("3.0.0", [], 4),
     ],
 )
 def test_rule_of_agreement_decides(home: Path, new: str, rules: list[str], status: int) -> None:

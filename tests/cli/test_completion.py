@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
+import select
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,100 @@ def test_zsh_reads_its_script(capsys: pytest.CaptureFixture[str], home: Path) ->
     (home / "_mltrigger").write_text(capsys.readouterr().out)
 
     assert subprocess.run(["zsh", "-n", home / "_mltrigger"], check=False).returncode == 0
+
+
+class Shell:
+    """A shell on a terminal, in which a user presses TAB."""
+
+    def __init__(self, home: Path, *command: str) -> None:
+        env = {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "TERM": "dumb"}
+        self._ours, theirs = pty.openpty()
+        self._child = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=home,
+            env={**env, "LC_ALL": "C.UTF-8"}, start_new_session=True, close_fds=True,
+        )  # fmt: skip
+        os.close(theirs)
+
+    def type(self, keys: str, until: str) -> str:
+        """Type *keys*. Return what is shown up to *until*."""
+        os.write(self._ours, keys.encode())
+        shown, end_s = "", time.monotonic() + 60
+        while until not in shown and time.monotonic() < end_s:
+            if select.select([self._ours], [], [], 1)[0]:
+                shown += os.read(self._ours, 65536).decode(errors="replace")
+        assert until in shown, shown
+        return shown
+
+    def close(self) -> None:
+        self._child.kill()
+        self._child.wait()
+        os.close(self._ours)
+
+
+BASH = 'bind "set enable-bracketed-paste off"; eval "$(mltrigger completion bash)"'
+ZSH = "unsetopt beep; fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u"
+
+
+@pytest.mark.parametrize(
+    ("command", "begin"),
+    [
+        pytest.param(("bash", "--norc", "-i"), BASH, marks=pytest.mark.needs("bash")),
+        pytest.param(("zsh", "-f", "-i"), ZSH, marks=pytest.mark.needs("zsh")),
+    ],
+    ids=["bash", "zsh"],
+)
+def test_a_terminal_completes_and_runs_nothing_of_a_hostile_store(
+    command: tuple[str, ...], begin: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["completion", "zsh"]) == 0
+    (home / "_mltrigger").write_text(capsys.readouterr().out)
+    (home / "verdict one.json").touch()
+    with mt.connect("sqlite:///other.db") as bus:
+        for name in ("reviewer", "evil0", "evil1", "evil2"):
+            bus.subscribe("pages", abs, name=name, listen=False)
+    with contextlib.closing(sqlite3.connect(home / "other.db")) as store, store:
+        for n, name in enumerate(("$(touch ran)", "`touch ran`", "quo'te\"d $(touch ran)")):
+            store.execute("UPDATE subscription SET name = ? WHERE name = ?", (name, f"evil{n}"))
+
+    shell = Shell(home, *command)
+    try:
+        shell.type(f"{begin}; echo rea''dy\n", "ready")
+        for keys, wanted in (
+            ("mltrigger dead\t", "dead-letters"),
+            ("mltrigger table s\t", "table sql"),
+            ("mltrigger pause rea\t", "reader"),
+            ("mltrigger results reader -o j\t", "-o json"),
+            ("mltrigger compare reader 1 2 --rows fl\t", "--rows flips"),
+            ("mltrigger promote reader --verdict verd\t", "verdict\\ one.json"),
+            ("mltrigger pause --url sqlite:///other.db rev\t", "reviewer"),
+            ("mltrigger pause --url sqlite:///other.db \t\t", "reviewer"),
+            ("mltrigger pause --url sqlite:///other.db '$\t", "'"),
+        ):
+            shell.type(keys, wanted)
+            shell.type("\x15 echo do''ne\n", "done")
+    finally:
+        shell.close()
+    assert not (home / "ran").exists()
+
+
+def test_names_are_read_without_a_bus(home: Path) -> None:
+    code = (
+        "import sys; from mltrigger.cli import main; status = main(['ls', '--names']);"
+        "print(*sorted(set(sys.modules) & {'mltrigger.bus', 'pandas', 'numpy', 'boto3'}), status)"
+    )
+
+    def told() -> str:
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=home, env=env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert told() == "ranker\nreader\n0\n"
+    with mt.connect("sqlite:///mltrigger.db") as bus:  # somebody has the file open
+        bus.subscribe("documents", abs, name="scribe", listen=False)
+        bus.subscription("ranker").unsubscribe()
+        assert told() == "reader\nscribe\n0\n"
+    (home / "mltrigger.db").write_bytes(b"no store" * 1000)
+    assert cli.main(["ls", "--names"]) == 1

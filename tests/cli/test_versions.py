@@ -105,7 +105,7 @@ def test_verdict_that_is_not_ship_is_printed_with_its_arithmetic(
 ) -> None:
     Path("verdict.json").write_text(verdict(passed=False).to_json())
 
-    assert run("promote", "ocr", "2.0.0", "--verdict", "verdict.json") == 1
+    assert run("promote", "ocr", "2.0.0", "--verdict", "verdict.json") == 3
 
     said = capsys.readouterr().err
     assert "HOLD: ocr:1.0.0 -> ocr:2.0.0" in said

@@ -83,6 +83,7 @@ def states(sub: mt.Subscription) -> list[tuple[str, str, int]]:
 # -- at most once ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(every=5)
 def test_retry_gets_the_recorded_answer(served: mt.EventBus, run_as: Any, shop: Shop) -> None:
     def pay(order: int) -> Any:
         seen = len(shop.charges)
@@ -106,6 +107,7 @@ def test_retry_gets_the_recorded_answer(served: mt.EventBus, run_as: Any, shop: 
     assert effect["intended_at"] <= effect["answered_at"]
 
 
+@pytest.mark.slow(every=4)
 def test_effect_that_failed_is_called_again_with_the_same_key(
     served: mt.EventBus, run_as: Any, shop: Shop
 ) -> None:

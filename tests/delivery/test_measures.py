@@ -173,7 +173,15 @@ def test_files_take_the_column(bus: mt.EventBus, tmp_path: Path) -> None:
 
     assert "confidence" in (mt.to_csv(table) or "")
     mt.to_excel(table, tmp_path / "table.xlsx")
-    mt.to_feather(table, tmp_path / "table.feather")
+
+
+@in_memory
+@pytest.mark.needs("pyarrow")
+def test_feather_takes_the_column(bus: mt.EventBus, tmp_path: Path) -> None:
+    sub = subscribed(bus, lambda page: mt.report(confidence=0.5))
+    bus.fire("pages", [1], progress=False)
+
+    mt.to_feather(sub.invocations(), tmp_path / "table.feather")
 
 
 # -- batches ---------------------------------------------------------------------------------------

@@ -49,10 +49,14 @@ class Front:
 
     def end(self, number: int) -> dict[str, Any]:
         """Return the answer to an ask."""
-        answer = wait_until(lambda: next((m for m in self.heard if m.get("id") == number), None))
+        answer = wait_until(lambda: next(iter(self.told(number, "answer")), None))
         if "error" in answer:
             raise Refused(answer["error"])
         return dict(answer["value"])
+
+    def told(self, number: int, kind: str) -> list[dict[str, Any]]:
+        """Return the messages of a *kind* about an ask."""
+        return [m for m in list(self.heard) if m["type"] == kind and m.get("id") == number]
 
     def ask(self, what: Any, **args: Any) -> dict[str, Any]:
         return self.end(self.begin(what, args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import io
 import pickle
 import re
 import weakref
@@ -91,29 +92,68 @@ def test_the_frame_below_is_a_plain_one(sub: mt.Subscription) -> None:
         assert_frame_equal(pd.DataFrame(table), table)
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        lambda table: table.head(2),
-        lambda table: table[table.columns[:3]],
-        lambda table: table.iloc[1:],
-        lambda table: table.copy(),
-        copy.copy,
-        copy.deepcopy,
-        lambda table: pickle.loads(pickle.dumps(table)),
-        lambda table: table.assign(more=1),
-        lambda table: table.merge(table, on="event_id"),
-        lambda table: pd.concat([table, table]),
-        lambda table: table.sort_values("event_id"),
-        lambda table: table.reset_index(),
-    ],
-)
-def test_parts_and_copies_are_plain_frames_without_a_card(sub: mt.Subscription, part: Any) -> None:
-    made = part(sub.results())
+PARTS: list[Any] = [
+    lambda table: table.head(2),
+    lambda table: table[table.columns[:3]],
+    lambda table: table.iloc[1:],
+    lambda table: table[table[table.columns[0]].notna()],
+    lambda table: table.copy(),
+    copy.copy,
+    copy.deepcopy,
+    lambda table: pickle.loads(pickle.dumps(table)),
+    lambda table: table.assign(more=1),
+    lambda table: table.merge(table, on=table.columns[0]),
+    lambda table: pd.concat([table, table]),
+    lambda table: pd.concat([table, pd.DataFrame({"other": [1]})]),
+    lambda table: table.sort_values(table.columns[0]),
+    lambda table: table.reset_index(),
+    lambda table: table.set_index(table.columns[0]),
+    lambda table: table.groupby(table.columns[0], observed=True).first(),
+    lambda table: table.groupby(table.columns[0], observed=True).get_group(table.iloc[0, 0]),
+    lambda table: table.query(f"{table.columns[0]} == {table.columns[0]}"),
+    lambda table: table.isna(),
+    lambda table: table.T,
+    lambda table: table.loc[:, :].apply(lambda column: column),
+]
 
-    assert type(made) is pd.DataFrame
-    assert 'class="dataframe"' in page_of(made)
-    assert "_repr_html_" not in vars(made)
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_and_copies_are_plain_frames_without_a_card(sub: mt.Subscription, part: Any) -> None:
+    bus: Any = sub.__mltrigger_bus__()
+    receipt = bus.events()["event_id"][0]
+    for table in (
+        sub.results(),
+        sub.dead_letters(),
+        sub.history().frame(),
+        bus.explain(receipt, "ocr"),
+        bus.doctor(),
+    ):
+        if not len(table):
+            continue
+        made = part(table)
+
+        assert type(made) is pd.DataFrame
+        assert 'class="dataframe"' in page_of(made)
+        assert "_repr_html_" not in vars(made)
+
+
+@pytest.mark.needs("pyarrow")
+def test_file_of_a_frame_with_a_class_of_its_own_has_a_plain_frame(sub: mt.Subscription) -> None:
+    for table in (sub.dead_letters(), sub.history().frame()):
+        for name in ("parquet", "feather"):
+            file = io.BytesIO()
+            getattr(table, f"to_{name}")(file)
+            made = getattr(pd, f"read_{name}")(file)
+            assert type(made) is pd.DataFrame
+            assert list(made.columns) == list(table.columns)
+            assert b"mltrigger.reports" not in file.getvalue()
+
+
+def test_a_pickle_of_a_frame_needs_no_mltrigger(sub: mt.Subscription) -> None:
+    for table in (sub.dead_letters(), sub.history().frame()):
+        assert b"mltrigger.reports" not in pickle.dumps(table)
+        assert_frame_equal(pickle.loads(pickle.dumps(table)), pd.DataFrame(table))
+        assert type(table) is not pd.DataFrame
 
 
 def test_a_frame_is_freed_at_once(sub: mt.Subscription) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
@@ -17,6 +18,7 @@ from mltrigger.notebook.cockpit import images
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
 from mltrigger.notebook.cockpit.answering import MOST_BYTES
 from mltrigger.notebook.cockpit.figures import Columns, figures
+from mltrigger.notebook.cockpit.looking import Looker
 from mltrigger.notebook.cockpit.pool import MOST_WAITING, Pool
 from mltrigger.store.glance import Attempt
 
@@ -123,6 +125,35 @@ def test_the_generation_rises_when_something_is_recorded(bus: mt.EventBus, front
     bus.publish("pages", {"n": 1})
     wait_until(lambda: front.state["log"]["rows"] == before["rows"] + 2)
     assert front.state["log"]["generation"] > before["generation"]
+
+
+def test_reasons_are_read_again_while_their_number_stays(bus: mt.EventBus) -> None:
+    seconds = itertools.count(step=0.3)
+    looker = Looker(bus, monotonic=lambda: next(seconds))
+    assert looker.look().shown["names"]["reasons"] == ["rejected"]
+    sub = bus.subscription("pages")
+    letter = sub.dead_letters().iloc[0]
+    sub.discard(letter, "known")
+    bus.publish("pages", "no page", id="other")  # another reason, and as many dead letters
+    until_settled(bus)
+    assert {*sub.dead_letters()["reason"]} == {"rejected", "model_error"}
+
+    wait_until(lambda: looker.look().shown["names"]["reasons"] == ["model_error", "rejected"])
+
+
+def test_what_is_left_out_of_charts_and_rows_is_counted(bus: mt.EventBus, front: Front) -> None:
+    attempts = [Attempt(n, 0, n % 11, n, 0, 0, 1, 2) for n in range(2_000)]
+    names = {n: f"{n}.0.0" for n in range(11)}
+    window = figures(Columns.of(attempts), names)["window"]
+    assert window == {"attempts": 2_000, "is_cut": True, "versions_left_out": 3}
+    assert front.state["window"] == {"attempts": 36, "is_cut": False, "versions_left_out": 0}
+    row = front.rows(outcome="dead")[0]
+    found = front.ask("row", seq=row["seq"], attempt=1, subscription="pages")
+    assert found["in_all"]["attempts"] == len(found["attempts"]) == 1
+    assert "2.0 MB" in images.too_large(PNG + b"\x00" * images.MOST_BYTES)
+    assert images.too_large(PNG) == images.too_large(b"\x00" * 9_999_999) == ""
+    with pytest.raises(Refused, match="100 values"):
+        front.rows(reason=["rejected"] * 101)
 
 
 def test_a_path_and_a_password_are_not_in_the_title(file: Any) -> None:
@@ -237,12 +268,15 @@ def test_a_row_opens_with_everything_about_its_event(bus: mt.EventBus, front: Fr
     ]
     assert found["trace"][1]["start_ms"] >= 0
     assert {"published", "outcome"} <= {step["step"] for step in found["explain"]}
-    assert (found["dead"], found["actions"]) == (False, ["export_case"])
+    assert (found["dead"], found["actions"]) == (
+        False,
+        ["dry_run", "fire", "export_case"],
+    )
     dead = front.rows(outcome="dead")[0]
     found = front.ask("row", seq=dead["seq"], attempt=1, subscription="pages")
     assert "Reject: no page" in found["traceback"]
     assert found["printed"].startswith("printed")
-    assert found["actions"] == ["redrive", "dry_run", "discard", "export_case"]
+    assert found["actions"] == ["redrive", "dry_run", "fire", "discard", "export_case"]
 
 
 def test_every_attempt_is_there_and_a_redrive_shows_its_data(
@@ -254,6 +288,41 @@ def test_every_attempt_is_there_and_a_redrive_shows_its_data(
     found = front.ask("row", seq=row["seq"], attempt=2, subscription="pages")
     assert [a["attempt"] for a in found["attempts"]] == [1, 2]
     assert json.loads(found["payload"]) == {"n": 3, "bad": True}
+    assert (found["edited"]["used"], found["edited"]["original"]) == (
+        True,
+        row["event"].replace(" ", ""),
+    )
+
+
+def test_a_row_that_was_answered_with_edited_data_shows_both(
+    bus: mt.EventBus, front: Front
+) -> None:
+    row = front.rows(outcome="dead")[0]
+    bus.register(mt.model("read", version="1.1.0")(read))
+    bus.subscription("pages").replay("1.1.0", wait=True)
+    front.act("redrive", seq=row["seq"], data={"n": 77}, subscription="pages")
+    until_settled(bus)
+    opened = {
+        place: front.ask("row", seq=row["seq"], subscription="pages", **of)
+        for place, of in {
+            "answered": {"attempt": 2},
+            "before": {"attempt": 1, "role": "live", "version": "1.0.0"},
+            "replayed": {"attempt": 1, "role": "replay", "version": "1.1.0"},
+        }.items()
+    }
+    assert {place: one["edited"]["used"] for place, one in opened.items()} == {
+        "answered": True,
+        "before": False,
+        "replayed": False,
+    }
+    found = opened["answered"]
+    assert (json.loads(found["payload"]), json.loads(found["output"])) == ({"n": 77}, {"n": 77})
+    assert json.loads(found["edited"]["original"])["bad"] is True
+    assert found["edited"]["at"].endswith("Z")
+    assert (
+        front.ask("row", seq=1, attempt=1, subscription="pages")["edited"] is None
+        or row["seq"] == 1
+    )
 
 
 def test_a_row_of_a_lane_opens_its_own_attempt(bus: mt.EventBus, front: Front) -> None:

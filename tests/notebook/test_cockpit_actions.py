@@ -15,7 +15,8 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
-from mltrigger.notebook.cockpit.code import written
+from mltrigger.notebook.cockpit.code import Name, Script, Step, call, written
+from mltrigger.notebook.cockpit.recording import Recording
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[31m'\"\\\n"
 
@@ -174,6 +175,44 @@ def test_dry_run_shows_the_answer_and_records_nothing(bus: mt.EventBus, front: F
     assert answers(bus) == before
 
 
+def test_any_row_is_tried_beside_its_recorded_answer(bus: mt.EventBus, front: Front) -> None:
+    row, before = front.rows(outcome="succeeded")[0], answers(bus)
+    recorded = {"attempt": 1, "role": "live", "version": "1.0.0"}
+    given = {"seq": row["seq"], "recorded": recorded}
+    n = json.loads(row["event"])["n"]
+
+    found = front.act("dry_run", version="1.1.0", **given)
+    assert f'sub.dry_run("{row["event_id"]}", version="1.1.0")' in found["code"]
+    trial = found["trial"]
+    assert (json.loads(trial["recorded"]), trial["recorded_error"]) == ({"n": n}, "")
+    assert (json.loads(trial["output"]), trial["error"]) == ({"n": n, "twice": 2 * n}, "")
+    same = front.act("dry_run", version="1.0.0", **given)["trial"]
+    assert same["output"] == same["recorded"]
+    edited = front.act("dry_run", version="1.0.0", data={"n": 1, "bad": True}, **given)["trial"]
+    assert (edited["output"], "no page" in edited["error"]) == ("", True)
+    bad = dead(front)
+    trial = front.act("dry_run", version="1.1.0", seq=bad["seq"], recorded=recorded)["trial"]
+    assert "no page" in trial["recorded_error"]
+    assert answers(bus) == before
+    assert bus.wait(0, progress=False)
+
+
+def test_the_payload_of_a_row_is_fired_as_a_new_event(bus: mt.EventBus, front: Front) -> None:
+    png = mt.Event(b"\x89PNG", type="scan", subject="a.png", datacontenttype="image/png")
+    bus.publish("pages", png)
+    row = front.rows()[0]
+    until_settled(bus)
+    found = front.act("fire", seq=row["seq"])
+    assert "as a new event" in front.act("fire", go=False, seq=row["seq"])["says"]
+    front.act("fire", seq=row["seq"], json='{"n": 5}')
+    first, again, edited = bus.events("pages").iloc[-3:].to_dict("records")
+    assert len({each["event_id"] for each in (first, again, edited)}) == 3
+    for name in ("type", "subject", "datacontenttype", "data"):
+        assert first[name] == again[name]
+    assert (edited["data"], edited["type"], edited["subject"]) == ('{"n":5}', "scan", "a.png")
+    assert '.publish("pages", mt.Event(' in found["code"]
+
+
 def test_discard_needs_a_reason_and_keeps_it(bus: mt.EventBus, front: Front) -> None:
     row = dead(front)
     with pytest.raises(Refused, match="reason must be a text"):
@@ -209,32 +248,87 @@ def test_export_takes_bare_file_names_only(front: Front, path: str) -> None:
 
 def test_bulk_redrive_takes_all_that_match_at_a_rate(bus: mt.EventBus, front: Front) -> None:
     found = front.act("bulk_redrive", filter={"reason": "rejected"}, rate_per_s=1000)
-    assert 'sub.redrive(sub.dead_letters(reason="rejected"), rate_per_s=1000)' in found["code"]
-    assert found["number"] == 4
+    up_to = found["bound"]["up_to"]
+    said = f'sub.redrive(where={{"reason": "rejected", "up_to": {up_to}}}, rate_per_s=1000)'
+    assert said in found["code"]
+    assert (found["number"], found["number_is"]) == (4, "exact")
     until_settled(bus)
     assert len(bus.subscription("pages").invocations()) == 24
     with pytest.raises(Refused, match="matches the filter"):
         front.act("bulk_redrive", filter={"text": "nothing like that"})
 
 
-def test_all_dead_letters_are_counted_without_reading_them(
-    bus: mt.EventBus, front: Front, monkeypatch: Any
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_what_matches_is_counted_in_the_store(front: Front, action: str, monkeypatch: Any) -> None:
+    for name in ("dead_letters", "dead_keys"):
+        monkeypatch.setattr(front.widget._bus.log, name, None)
+    monkeypatch.setattr(mt.Subscription, "invocations", None)
+    args = {"filter": {"reason": "rejected"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert (found["number"], found["number_is"]) == (4, "exact")
+
+
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_a_count_that_takes_too_long_says_at_least(
+    bus: mt.EventBus, front: Front, action: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(bus.log, "dead_letters", None)
-    assert front.act("bulk_discard", go=False, filter={}, reason="known")["number"] == 4
+    monkeypatch.setattr("mltrigger.notebook.cockpit.actions.bulk.COUNT_S", -1.0)
+    args = {"filter": {"reason": "rejected"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert (found["number_is"], "at least" in found["says"]) == ("at least", True)
+    done = front.act(action, **args, **found["bound"])
+    assert (done["number"], done["done"]) == (None, True)
 
 
-def test_dead_letters_that_were_not_confirmed_are_not_put_away(
+@pytest.mark.parametrize("action", ["bulk_redrive", "bulk_discard", "replay"])
+def test_what_matches_later_than_it_was_counted_is_not_touched(
+    bus: mt.EventBus, front: Front, action: str
+) -> None:
+    sub = bus.subscription("pages")
+    before = {*sub.dead_letters()["event_id"]}
+    args = {"filter": {"outcome": "dead"}, "reason": "known", "version": "1.1.0"}
+    found = front.act(action, go=False, **args)
+    assert found["number"] == len(before) == 4
+    bus.fire("pages", PAGES, progress=False)
+    later = {*sub.dead_letters()["event_id"]} - before
+
+    front.act(action, **args, **found["bound"])
+
+    until_settled(bus)
+    if action == "replay":
+        wait_until(lambda: len(sub.invocations(role="replay")) == 4)
+        assert {*sub.invocations(role="replay")["event_id"]} == before
+    elif action == "bulk_redrive":
+        again = sub.invocations().query("attempt == 2")["event_id"]
+        assert {*again} == before
+    else:
+        assert {*sub.dead_letters()["event_id"]} == later
+
+
+def test_a_dead_letter_that_died_again_meanwhile_is_another_one(
     bus: mt.EventBus, front: Front
 ) -> None:
+    sub = bus.subscription("pages")
     args = {"filter": {}, "reason": "known"}
-    n = front.act("bulk_discard", go=False, **args)["number"]
-    bus.fire("pages", PAGES, progress=False)
-    with pytest.raises(Refused, match="8 events match by now, and 4 were confirmed"):
-        front.ask("act", action="bulk_discard", args=args, go=True, number=n)
-    assert len(bus.subscription("pages").dead_letters()) == 8
-    assert front.ask("act", action="bulk_discard", args=args, go=True, number=8)["done"]
-    assert bus.subscription("pages").dead_letters().empty
+    found = front.act("bulk_discard", go=False, **args)
+    first = sub.dead_letters()["event_id"].iloc[0]
+    sub.redrive(first)
+    until_settled(bus)
+
+    front.act("bulk_discard", **args, **found["bound"])
+
+    assert sub.dead_letters()["event_id"].tolist() == [first]
+
+
+def test_a_long_bulk_action_is_done_in_parts_and_says_how_far_it_is(
+    bus: mt.EventBus, front: Front, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 1)
+    monkeypatch.setattr("mltrigger.notebook.cockpit.answering._TELL_S", 0.0)
+    args = {"action": "bulk_discard", "args": {"filter": {}, "reason": "known"}, "go": True}
+    number = front.begin("act", args)
+    assert "4 dead letters put away" in front.end(number)["says"]
+    assert [m["done"] for m in front.told(number, "progress")] == [1, 2, 3, 4]
 
 
 def test_bulk_discard_keeps_to_the_filter(bus: mt.EventBus, front: Front) -> None:
@@ -277,6 +371,89 @@ def test_shadow_canary_promote_and_rollback(bus: mt.EventBus, front: Front) -> N
     assert sub.selector == "read:1.0.0"
 
 
+LANE = {"max_rate_per_s": 50, "effects": "live", "concurrency": 3, "why": "a look"}
+CANARY = {"min_events": 20, "min_s": 0, "then": "promote", "why": "a look"}
+GUARD = {"errors": None, "p95": 2, "alpha": 0.1, "measures": {"cost": "lower"}}
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "said"),
+    [
+        ("shadow", {"share": 0.5, **LANE}, 'shadow("1.1.0", share=0.5, {lane})'),
+        (
+            "replay",
+            {"limit": 9, "since": "1h", **LANE},
+            'replay("1.1.0", since="1h", limit=9, {lane})',
+        ),
+        ("replay", {"filter": {}, **LANE}, '"up_to": '),
+        ("canary", {"steps": [0.1], **CANARY}, "steps=[0.1], min_events=20, min_s=0, "),
+        ("canary", {"guard": GUARD}, 'errors=None, p95=2, alpha=0.1, measures={"cost": "lower"})'),
+        ("promote", {"backlog": "old", "why": "x", "move_alias": True}, 'backlog="old", why="x", '),
+        ("rollback", {"to": 1, "why": "x"}, 'sub.rollback(1, why="x")'),
+    ],
+)
+def test_each_setting_of_the_call_is_in_its_form(
+    bus: mt.EventBus, front: Front, action: str, args: dict[str, Any], said: str
+) -> None:
+    if action == "rollback":
+        bus.subscription("pages").promote("1.1.0")
+        first = bus.subscription("pages").history()[0].number
+        args, said = {**args, "to": first}, said.replace("rollback(1", f"rollback({first}")
+    found = front.act(action, go=False, version="1.1.0", **args)["code"]
+    lane = 'max_rate_per_s=50, effects="live", concurrency=3, why="a look"'
+    assert said.replace("{lane}", lane) in found
+
+
+@pytest.mark.parametrize(
+    ("action", "args"),
+    [
+        ("shadow", {"share": 1, "effects": "recorded", "concurrency": 1}),
+        (
+            "canary",
+            {"steps": [0.01, 0.05, 0.2, 0.5], "min_events": 200, "min_s": 60, "then": "wait"},
+        ),
+        ("canary", {"guard": {"errors": 1.5, "p95": 1.3, "alpha": 0.05}}),
+        ("promote", {"backlog": "new", "move_alias": False}),
+        ("replay", {"limit": "", "concurrency": 1}),
+    ],
+)
+def test_usual_settings_are_not_in_the_code(
+    front: Front, action: str, args: dict[str, Any]
+) -> None:
+    assert f'sub.{action}("1.1.0")' in front.act(action, go=False, version="1.1.0", **args)["code"]
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "field", "said"),
+    [
+        ("shadow", {"share": 2}, "share", "up to 1"),
+        ("shadow", {"effects": "lve"}, "effects", "did you mean 'live'"),
+        ("shadow", {"concurrency": 0}, "concurrency", "from 1 on"),
+        ("canary", {"steps": [0.5, 0.1]}, "steps", "each step is larger"),
+        ("canary", {"guard": {"errors": 0.5}}, "guard.errors", "a number from 1 on"),
+        ("canary", {"guard": {"errors": None, "p95": None}}, "guard.errors", "no rule"),
+        ("canary", {"guard": {"alpha": 7}}, "guard.alpha", "between 0 and 1"),
+        ("canary", {"guard": {"measures": {"cost": "less"}}}, "guard.measures", "'lower'"),
+        ("canary", {"min_s": -1}, "min_s", "from 0 on"),
+        ("canary", {"then": "stop"}, "then", "promote"),
+        ("rollback", {"to": 77}, "to", "no binding 77"),
+        ("replay", {"limit": 0}, "limit", "from 1 on"),
+        ("promote", {"version": "9.9.9"}, "version", "1.1.0"),
+        ("bulk_redrive", {"filter": {}, "rate_per_s": 0}, "rate_per_s", "above 0"),
+        ("bulk_discard", {"filter": {}, "reason": " "}, "reason", "must be a text"),
+        ("fire", {"json": "{"}, "data", "no JSON"),
+    ],
+)
+def test_an_error_names_the_field_that_it_is_about(
+    front: Front, action: str, args: dict[str, Any], field: str, said: str
+) -> None:
+    given = {"version": "1.1.0", **args}
+    number = front.begin("act", {"action": action, "args": given})
+    with pytest.raises(Refused, match=said):
+        front.end(number)
+    assert front.told(number, "answer")[0]["field"] == field
+
+
 def test_promote_shows_the_verdict_and_keeps_to_it(bus: mt.EventBus, front: Front) -> None:
     bus.subscription("pages").replay("1.1.0", wait=True)
     found = front.act("promote", go=False, version="1.1.0")
@@ -296,6 +473,12 @@ def test_correct_counts_tries_and_starts(bus: mt.EventBus, front: Front) -> None
     found = front.act("correct", binding=number, dry=True)
     assert found["number"] == 20
     assert "of 20 answers would differ" in found["says"]
+    found = front.act("correct", go=False, binding=number, limit=7, max_rate_per_s=5, why="x")
+    assert (found["number"], '.start(max_rate_per_s=5, limit=7, why="x")' in found["code"]) == (
+        7,
+        True,
+    )
+    assert "dry_run(limit=7)" in front.act("correct", binding=number, dry=True, limit=7)["code"]
     front.act("correct", binding=number, dry=False)
     wait_until(lambda: sub.correct(number).state == "done")
 
@@ -362,6 +545,14 @@ def test_a_value_in_code_is_that_value(value: Any) -> None:
 
 def test_every_action_has_its_control_and_is_in_the_table(front: Front) -> None:
     assert set(front.state["controls"]) == set(ACTIONS)
+
+
+def test_a_recording_keeps_every_action() -> None:
+    recording = Recording()
+    recording.turn(True)
+    for n in range(1_500):
+        recording.add(Script((Step(call(Name("bus"), "publish", "pages", n)),)))
+    assert recording.code().count("bus.publish(") == 1_500
 
 
 def recorded(bus: mt.EventBus) -> str:

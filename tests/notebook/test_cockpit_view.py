@@ -316,7 +316,11 @@ def test_bulk_action_says_its_number_and_asks_before_it_acts(opened: Any) -> Non
     assert acted(page) == [
         {
             "action": "bulk_redrive",
-            "args": {"filter": {"subscription": "ocr", "outcome": "dead"}, "rate_per_s": 50},
+            "args": {
+                "filter": {"subscription": "ocr", "outcome": "dead"},
+                "rate_per_s": 50,
+                "up_to": 1_000_000,
+            },
         }
     ]
     expect(page.locator(".mlt-foot code")).to_contain_text("rate_per_s=50")
@@ -355,6 +359,63 @@ def test_edited_payload_is_sent_and_an_unchanged_one_is_not(opened: Any) -> None
     assert "data" not in acted(page)[0]["args"]
 
 
+def test_dry_run_shows_its_answer_beside_the_recorded_one_with_differences_marked(
+    opened: Any,
+) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_label("Outcome", exact=True).select_option("succeeded")
+    page.locator('.mlt-row .mlt-chip[data-key="dead"]').first.wait_for(state="detached")
+    first_row(page).click()
+    page.get_by_role("button", name="Dry run", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Dry run")
+    for version in ("1.5.0", "1.4.0"):  # one version after the other
+        dialog.get_by_label("Version").select_option(version)
+        dialog.get_by_role("button", name="Run", exact=True).click()
+        expect(dialog.locator(".mlt-trial h4")).to_have_text(["recorded", f"ocr:{version}"])
+        assert dialog.locator("del").all_text_contents() == ["invoice"]
+        assert dialog.locator("ins").all_text_contents() == ["receipt"]
+    expect(dialog.get_by_text("Not the same as recorded")).to_be_visible()
+    assert violations(page) == []
+    assert {*acted(page)[0]["args"]["recorded"]} == {"attempt", "role", "version"}
+
+
+def test_a_row_shows_the_payload_that_answered_and_the_published_one(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    page.evaluate(
+        """() => { fake.edited = { at: fake.at(0), used: true, original: '{"page": "old"}' }; }"""
+    )
+    tab(page, "Invocations")
+    first_row(page).click()
+    expect(page.locator(".mlt-note")).to_contain_text(
+        "Answered with the payload edited at 2026-01-05"
+    )
+    page.get_by_text("The payload as published").click()
+    expect(page.get_by_label("Payload as published")).to_contain_text('"old"')
+
+
+def test_a_payload_is_fired_again_as_it_is_or_edited(opened: Any) -> None:
+    page = opened()
+    tab(page, "Invocations")
+    first_row(page).click()
+    for edit in (None, '{"page": 7}'):
+        page.get_by_role("button", name="Fire again", exact=True).click()
+        dialog = page.get_by_role("dialog", name="Fire again")
+        if edit is not None:
+            dialog.get_by_label("Payload").fill(edit)
+        dialog.locator(".mlt-primary:enabled").click()
+        dialog.wait_for(state="detached")
+    assert [(one["action"], one["args"].get("json")) for one in acted(page)] == [
+        ("fire", None),
+        ("fire", '{"page": 7}'),
+    ]
+    assert acted(page)[0]["args"]["seq"] == 999_999
+
+
 def test_refused_action_says_why_and_can_be_mended(opened: Any) -> None:
     from playwright.sync_api import expect
 
@@ -369,6 +430,50 @@ def test_refused_action_says_why_and_can_be_mended(opened: Any) -> None:
     expect(dialog.get_by_role("button", name="Discard")).to_be_disabled()
     dialog.get_by_label("Reason").fill("a blank page")
     expect(dialog.get_by_role("button", name="Discard")).to_be_enabled()
+
+
+def test_a_form_shows_the_usual_settings_and_an_error_beside_its_field(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Versions")
+    page.get_by_role("button", name="Canary …").click()
+    dialog = page.get_by_role("dialog", name="Canary")
+    confirm = dialog.get_by_role("button", name="Start canary")
+    expect(confirm).to_be_enabled()
+    errors = dialog.get_by_label("Errors, times those of now")
+    assert errors.input_value() == "1.5"
+
+    errors.fill("0.5")
+    expect(errors).to_have_attribute("aria-invalid", "true")
+    expect(errors).to_have_accessible_description(
+        "write a number from 1 on, or None More: roll back. Empty: no such rule."
+    )
+    expect(confirm).to_be_disabled()
+    errors.fill("many")
+    expect(dialog.get_by_role("alert")).to_have_text("many is no number")
+    errors.fill("")
+    dialog.get_by_text("More settings").click()
+    dialog.get_by_label("Figures of mt.report").fill("cost: less")
+    expect(dialog.get_by_role("alert")).to_have_text("cost: write cost: higher, or cost: lower")
+    dialog.get_by_label("Figures of mt.report").fill("cost: lower")
+    dialog.get_by_label("After the last step").select_option("promote")
+    dialog.get_by_label("Note for the history").fill("cheaper")
+    expect(confirm).to_be_enabled()
+    confirm.click()
+
+    dialog.wait_for(state="detached")
+    (done,) = acted(page)
+    assert done["args"] == {
+        "subscription": "ocr",
+        "version": "1.4.0",
+        "steps": [0.01, 0.05, 0.2, 0.5],
+        "guard": {"errors": None, "p95": 1.3, "measures": {"cost": "lower"}, "alpha": 0.05},
+        "min_events": 200,
+        "min_s": 60,
+        "then": "promote",
+        "why": "cheaper",
+    }
 
 
 def test_pause_acts_at_once_and_becomes_resume(opened: Any) -> None:
@@ -413,8 +518,49 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
 
     dialog.wait_for(state="detached")
     assert acted(page) == [
-        {"action": "promote", "args": {"subscription": "ocr", "version": "1.5.0", "force": False}}
+        {
+            "action": "promote",
+            "args": {
+                "subscription": "ocr",
+                "version": "1.5.0",
+                "backlog": "new",
+                "move_alias": False,
+            },
+        }
     ]
+
+
+def test_flips_are_one_number_made_of_parts_and_a_cut_is_said(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("heading", name="518 flips, the 130 worst of them")).to_be_visible()
+    tiles = page.locator(".mlt-tile[data-count]")
+    assert tiles.locator("dt").all_text_contents() == [
+        "events answered by both",
+        "agree",
+        "flips",
+        "outputs differ",
+        "only the new one failed",
+        "only the old one failed",
+    ]
+    numbers = [int(n.replace(",", "")) for n in tiles.locator("dd").all_text_contents()]
+    assert numbers[2] == sum(numbers[3:]) == 518
+    expect(page.get_by_text("All of them: comparison.flips()")).to_be_visible()
+    expect(page.get_by_text("Agreement by slice, the first 3 of 7")).to_be_visible()
+    tab(page, "Invocations")
+    first_row(page).click()
+    expect(page.get_by_text("Attempts, the newest 2 of 1,234")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    tab(page, "Overview")
+    page.evaluate("fake.change({ window: { attempts: 2000, is_cut: true, versions_left_out: 3 } })")
+    expect(
+        page.get_by_text(
+            "those of the newest 2,000\u00a0attempts. 3\u00a0older versions of them have no line."
+        )
+    ).to_be_visible()
 
 
 def test_read_only_view_has_no_button_that_changes_anything(opened: Any) -> None:
@@ -571,7 +717,7 @@ def test_an_action_is_about_the_subscription_that_its_dialog_was_opened_for(open
     assert acted(page) == [{"action": "rollback", "args": {"subscription": "ocr"}}]
 
 
-def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> None:
+def test_a_refused_bulk_action_says_why_and_counts_again(opened: Any) -> None:
     from playwright.sync_api import expect
 
     page = opened()
@@ -584,7 +730,7 @@ def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> Non
         """() => {
             const act = fake.act.bind(fake);
             fake.act = (args) => {
-                if (args.go && args.number !== fake.total) throw new Error("confirm again");
+                if (args.go && args.args.up_to !== fake.total) throw new Error("try again");
                 return act(args);
             };
             fake.total += 7;
@@ -592,13 +738,32 @@ def test_a_confirmed_number_is_sent_and_a_refusal_asks_again(opened: Any) -> Non
     )
     confirm.click()
 
-    expect(dialog.get_by_role("alert")).to_have_text("confirm again")
+    expect(dialog.get_by_role("alert")).to_have_text("try again")
     again = dialog.get_by_role("button", name="Discard 1,000,007 events")
     expect(again).to_be_enabled()
     assert acted(page) == []
     again.click()
     dialog.wait_for(state="detached")
-    assert len(acted(page)) == 1
+    assert [one["args"]["up_to"] for one in acted(page)] == [1_000_007]
+
+
+def test_a_long_bulk_action_shows_how_far_it_is(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.evaluate("fake.numberIs = 'at least'")
+    page.get_by_role("button", name="Discard all").click()
+    dialog = page.get_by_role("dialog", name="Discard all")
+    confirm = dialog.get_by_role("button", name="Discard at least 1,000,000 events")
+    expect(confirm).to_be_enabled()
+    page.evaluate("fake.slow = 12_000")
+    confirm.click()
+
+    expect(dialog.locator(".mlt-number-line")).to_have_text(
+        "12,000 of at least 1,000,000 events done"
+    )
+    expect(confirm).to_be_disabled()
 
 
 def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:
@@ -617,27 +782,101 @@ def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:
     expect(page.get_by_role("row", name="de")).to_have_text("de0–– to –")
 
 
-def test_a_table_at_its_top_keeps_a_bounded_number_of_rows(opened: Any) -> None:
-    page = opened()
-    page.evaluate(
-        """() => {
-            const rows = fake.rows.bind(fake);
-            fake.rows = (args) => rows({ ...args, limit: 15_000 });
-        }"""
-    )
+ROWS_KEPT = "Math.round(document.querySelector('.mlt-space').offsetHeight / document.querySelector('.mlt-space .mlt-row').offsetHeight)"
+
+
+def scrolled(page: Page, top: int) -> None:
+    """Scroll the table, and wait until the pages that this asked for are there."""
+    page.locator(".mlt-body").evaluate("(node, top) => { node.scrollTop = top; }", top)
+    page.wait_for_timeout(60)
+
+
+def test_a_log_of_any_length_is_scrolled_to_its_first_attempt_and_back(opened: Any) -> None:
+    page = opened(rows=6_000)
     tab(page, "Invocations")
     rows(page).first.wait_for()
-    kept = "Math.round(document.querySelector('.mlt-space').offsetHeight / rows()[0].offsetHeight)".replace(
-        "rows()", "document.querySelectorAll('.mlt-space .mlt-row')"
-    )
-    page.wait_for_function(f"{kept} === 15_000")
-    page.evaluate("document.querySelector('.mlt-body').scrollTop = 1e9")
-    page.wait_for_function(f"{kept} === 30_000")
-    page.evaluate("document.querySelector('.mlt-body').scrollTop = 0")
-    page.evaluate("fake.grow(10)")
+    most = 0
+    for _ in range(200):
+        scrolled(page, 10**9)
+        most = max(most, page.evaluate(ROWS_KEPT))
+        if page.locator(".mlt-space").get_by_text('"page": 0,').count():
+            break
+    assert page.locator(".mlt-space").get_by_text('"page": 0,').count() == 1
+    assert (1_900 < most <= 2_100, page.evaluate(ROWS_KEPT) <= 2_000) == (True, True)
+    assert page.locator(".mlt-space .mlt-row").count() < 60
+    assert "to 6,000" in page.locator(".mlt-place").inner_text()
 
-    page.wait_for_function(f"{kept} === 15_000")
-    assert "1000009" in first_row(page).inner_text()
+    for _ in range(200):
+        scrolled(page, 0)
+        assert page.evaluate(ROWS_KEPT) <= 2_100
+        if "1 to" in page.locator(".mlt-place").inner_text()[:9]:
+            break
+    assert "5999" in first_row(page).inner_text()
+    asked = page.evaluate("fake.sent.filter(({ what }) => what === 'rows').map(({ args }) => args)")
+    assert any(args.get("after") for args in asked)
+    assert all(args["limit"] == 100 for args in asked)
+
+
+def test_rows_stay_where_they_are_while_pages_come_and_leave(opened: Any) -> None:
+    page = opened(rows=9_000)
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    for _ in range(22):
+        scrolled(page, 10**9)
+    page.locator(".mlt-body").evaluate("(node) => { node.scrollTop = node.scrollHeight / 2; }")
+    page.wait_for_timeout(200)
+    at_top = """() => {
+        const edge = document.querySelector(".mlt-body").getBoundingClientRect().top + 40;
+        const rows = [...document.querySelectorAll(".mlt-space .mlt-row")];
+        return rows.map((row) => [row.getBoundingClientRect().top - edge, row.textContent])
+            .filter(([top]) => top >= 0).sort((a, b) => a[0] - b[0])[0];
+    }"""
+    scrolled(page, 1_900)  # near the upper end: the page above comes
+    before = page.evaluate(at_top)
+    page.wait_for_timeout(300)
+    assert page.evaluate(at_top) == before
+
+
+def test_selection_and_focus_outlast_the_leaving_of_their_row(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened(rows=9_000, width=1400)
+    tab(page, "Invocations")
+    first_row(page).click()
+    page.locator(".mlt-lanes").wait_for()
+    chosen = page.locator('.mlt-space [aria-selected="true"] .mlt-cell-event').inner_text()
+    first_row(page).focus()
+    for _ in range(45):
+        scrolled(page, 10**9)
+    assert page.locator('.mlt-space [aria-selected="true"]').count() == 0
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "grid"
+    expect(page.locator(".mlt-drawer-title")).to_have_text(chosen)
+    for _ in range(45):
+        scrolled(page, 0)
+    back = page.locator('.mlt-space [aria-selected="true"]')
+    expect(back.locator(".mlt-cell-event")).to_have_text(chosen)
+    expect(back).to_be_focused()
+
+
+def test_both_ends_of_a_million_rows_are_one_key_away(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    first_row(page).focus()
+    page.keyboard.press("Control+End")
+    last = page.locator('.mlt-space .mlt-row[aria-rowindex="1000001"]')
+    expect(last).to_contain_text('"page": 0,')
+    expect(last).to_be_focused()
+    page.keyboard.press("PageUp")
+    page.evaluate("fake.grow(3)")
+    expect(page.get_by_role("button", name="Show the newest attempts")).to_be_visible()
+    page.keyboard.press("Control+Home")
+    expect(first_row(page)).to_contain_text("1000002")
+    expect(first_row(page)).to_be_focused()
+    page.get_by_role("button", name="Oldest").click()
+    last = page.locator('.mlt-space .mlt-row[aria-rowindex="1000004"]')
+    expect(last).to_contain_text('"page": 0,')
 
 
 def test_a_chart_of_many_days_names_the_days(opened: Any) -> None:

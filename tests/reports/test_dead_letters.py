@@ -4,6 +4,7 @@ reason.
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 from typing import Any
@@ -131,6 +132,106 @@ def test_frame_of_dead_letters_chooses_what_is_redriven_or_discarded(
     assert bool(bus.audit()["balanced"].all())
 
 
+@pytest.fixture
+def keyed(bus: mt.EventBus, clock: SimulatedClock) -> mt.Subscription:
+    """A subscription with dead letters of two versions, two reasons and two keys."""
+
+    def judged(page: dict[str, Any]) -> None:
+        raise mt.Reject(f"É no {page['n']}") if page["n"] % 2 else ValueError(f"bad {page['n']}")
+
+    for version in ("1.0.0", "2.0.0"):
+        sub = bus.subscribe(
+            "keyed", judged, version=version, name="keyed", key="team", max_attempts=1
+        )
+        for n in range(6):
+            bus.publish("keyed", {"n": n, "team": "ab"[n % 3 == 0]}, subject=f"{n}.png")
+            clock.advance(s=1)
+        wait_until(functools.partial(is_settled, sub))
+    return sub
+
+
+def test_a_redrive_with_other_data_is_ordered_and_listed_by_their_key(
+    keyed: mt.Subscription, bus: mt.EventBus
+) -> None:
+    letter = keyed.dead_letters(key="a").iloc[0]
+    keyed.stop()
+    keyed.redrive(letter, data={"n": 2, "team": "c"})
+    depth = keyed.depth(by="key")
+    assert depth[["key", "waiting"]].values.tolist() == [["c", 1]]
+    keyed.start()
+    wait_until(lambda: is_settled(keyed))
+
+    assert keyed.dead_letters(key="c")["event_id"].tolist() == [letter["event_id"]]
+    assert letter["event_id"] not in keyed.dead_letters(key="a")["event_id"].tolist()
+    assert {*keyed.invocations(key="c")["event_id"]} == {letter["event_id"]}
+    assert keyed.discard(None, "known", where={"key": "c"}) == 1
+
+
+WHERE: list[dict[str, Any]] = [
+    {},
+    {"version": "1.0.0"},
+    {"reason": "rejected"},
+    {"reason": ["rejected", "model_error"], "version": ["2.0.0"]},
+    {"key": "b"},
+    {"text": "é NO"},
+    {"text": "4.png"},
+    {"since": "4s"},
+    {"until": "4s", "reason": "model_error"},
+    {"text": "nothing like that"},
+]
+
+
+@pytest.mark.parametrize("where", WHERE, ids=str)
+def test_where_means_the_same_dead_letters_as_the_frame(
+    keyed: mt.Subscription, bus: mt.EventBus, where: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 4)
+    everything = {*keyed.dead_letters()["event_id"]}
+    wanted = {*keyed.dead_letters(**where)["event_id"]}
+
+    assert keyed.discard(None, "known", where=where) == len(wanted)
+
+    assert {*keyed.dead_letters()["event_id"]} == everything - wanted
+    assert len(everything) == 12
+
+
+def test_redrive_of_all_that_match_keeps_to_the_rate_over_its_parts(
+    keyed: mt.Subscription, bus: mt.EventBus, clock: SimulatedClock, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 2)
+    keyed.stop()
+    assert keyed.redrive(where={"reason": "rejected"}, rate_per_s=0.5) == 6
+    assert (keyed.depth().visible, keyed.depth().delayed) == (1, 5)
+    clock.advance(s=5)
+    assert keyed.depth().visible == 3
+
+
+def test_up_to_leaves_out_what_was_recorded_later(keyed: mt.Subscription, bus: mt.EventBus) -> None:
+    up_to = bus.log.newest_row()
+    bus.publish("keyed", {"n": 1}, id="later")
+    wait_until(lambda: is_settled(keyed))
+
+    assert keyed.discard(None, "known", where={"up_to": up_to}) == 12
+
+    assert keyed.dead_letters()["event_id"].tolist() == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"reson": "rejected"}, "did you mean 'reason'"),
+        ({"outcome": "dead"}, "no filter 'outcome'"),
+        ({"up_to": "now"}, "number of a record"),
+        ("rejected", "filters by name"),
+    ],
+)
+def test_a_wrong_where_is_refused(keyed: mt.Subscription, where: Any, said: str) -> None:
+    with pytest.raises(mt.MltriggerError, match=said):
+        keyed.redrive(where=where)
+    with pytest.raises(mt.InvalidEvent, match="leave events and source out"):
+        keyed.redrive("a", where={})
+
+
 def test_redrive_at_a_rate_spreads_the_events(
     bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription
 ) -> None:
@@ -225,15 +326,15 @@ def test_dead_letters_are_a_card_with_error_traceback_and_data(sub: mt.Subscript
     assert "{&quot;text&quot;:null}" in page
 
 
-def test_a_part_of_the_rows_is_a_card_and_a_part_of_the_columns_is_a_table(
+def test_dead_letters_that_are_chosen_are_a_card_and_a_part_is_a_table(
     sub: mt.Subscription,
 ) -> None:
     dead = sub.dead_letters()
 
-    assert "1 dead letter<" in dead[dead["event_id"] == "a"]._repr_html_()
-    assert "<details>" in dead.sort_values("event_id", ascending=False).head(1)._repr_html_()
-    assert "<table" in dead[["reason", "error"]]._repr_html_()
-    assert "0 dead letters" in dead.iloc[:0]._repr_html_()
+    assert "1 dead letter<" in sub.dead_letters(text="b.png")._repr_html_()
+    assert 'class="dataframe"' in dead[["reason", "error"]]._repr_html_()
+    assert 'class="dataframe"' in dead.head(1)._repr_html_()
+    assert "0 dead letters" in sub.dead_letters(reason="timeout")._repr_html_()
     assert "traceback" in repr(dead)
     assert "a page without text" in repr(dead)
 
@@ -246,7 +347,7 @@ def test_card_of_many_shows_some_and_says_how_many_more(bus: mt.EventBus) -> Non
 
     # in the line and in the traceback of each of 20
     assert page.count("Reject: a page without text") == 40
-    assert "5 more: .iloc[20:]" in page
+    assert "5 more: choose by dead_letters(reason=…, text=…, since=…)" in page
 
 
 def test_nothing_of_a_dead_letter_is_markup(bus: mt.EventBus) -> None:

@@ -244,6 +244,7 @@ def test_excel_without_its_library_says_how_to_get_it(
 
 
 @pytest.mark.needs("pyarrow")
+@pytest.mark.needs("pyarrow")
 def test_outputs_of_several_kinds_become_json_text_in_feather(tmp_path: Path) -> None:
     frame = mixed().drop(columns="local")
 

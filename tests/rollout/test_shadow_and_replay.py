@@ -341,6 +341,61 @@ def test_replay_of_named_events_calls_the_version_with_those_alone(bus: mt.Event
         sub.replay("1.1.0", events=frame.iloc[:0])
 
 
+def test_replay_of_all_that_match_takes_each_event_once_in_parts(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.rollout.replaying._STEP", 2)
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    bus.register(answers("1.1.0"))
+    bus.publish_batch("documents", [mt.Event(n, subject=f"{n % 3}.pdf") for n in range(9)])
+    bus.wait(progress=False)
+    up_to = bus.log.newest_row()
+    chosen = {*sub.invocations(text="1.pdf")["event_id"]}
+    bus.publish("documents", mt.Event(9, subject="1.pdf"))
+    bus.wait(progress=False)
+
+    where: Any = {"text": "1.pdf", "up_to": up_to}
+    lane = sub.replay("1.1.0", where=where, wait=True)
+
+    assert (lane.state, lane.progress().total, lane.progress().done) == ("done", 3, 3)
+    assert {*sub.invocations(role="replay")["event_id"]} == chosen
+    assert sub.replay("1.1.0", wait=True).progress().total == 10  # all is another lane than a part
+    with pytest.raises(mt.InvalidPolicy, match="leave since, until, limit and events out"):
+        sub.replay("1.1.0", where=where, limit=3)
+    with pytest.raises(mt.NotFound, match="nothing to replay"):
+        sub.replay("1.1.0", where={"text": "no such text"})
+    with pytest.raises(mt.NotFound, match="did you mean 'outcome'"):
+        sub.replay("1.1.0", where={"outcom": "dead"})  # type: ignore[typeddict-unknown-key]
+
+
+def test_replay_of_all_that_match_goes_on_where_a_killed_process_was(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.rollout.replaying._STEP", 2)
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    bus.register(answers("1.1.0"))
+    bus.publish_batch("documents", range(7))
+    bus.wait(progress=False)
+    where: Any = {"outcome": "succeeded", "up_to": bus.log.newest_row()}
+
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mltrigger.rollout.replaying.reached", kill)
+        patched.setattr(type(bus.rollout.lanes), "end", lambda *_: False)  # it has no time for this
+        with pytest.raises(Killed):
+            sub.replay("1.1.0", where=where)
+
+    lane = sub.replay("1.1.0", where=where, wait=True)
+
+    assert (lane.state, lane.progress().total, lane.progress().done) == ("done", 7, 7)
+    assert len(sub.lanes()) == 2
+
+
 def test_replay_of_an_id_that_two_sources_have_asks_for_the_source(bus: mt.EventBus) -> None:
     sub = bus.subscribe("documents", answers("1.0.0"), name="ocr")
     bus.publish_batch("documents", [mt.Event(n, id="page", source=f"s{n}") for n in range(2)])

@@ -28,6 +28,7 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.store import backup
 from mltrigger.store.sqlite import connections, files, forks, logkeeper
 from mltrigger.store.sqlite import store as sqlite
 from mltrigger.store.sqlite.wal import Wal
@@ -1100,7 +1101,11 @@ def test_backup_of_a_live_store_has_all_of_it_and_is_private(url: str, tmp_path:
         assert copy.publish("documents", "goes on").seq == 303
 
 
-def test_backup_is_of_one_moment_while_others_publish(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", [3, 2_000])
+def test_backup_is_of_one_moment_while_others_publish(
+    pages: int, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_PAGES", pages)
     stop = threading.Event()
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("jobs")

@@ -302,6 +302,45 @@ def test_count_has_no_attempts_that_were_deleted_around_a_dead_letter(bus: mt.Ev
     assert bus.log.count(Matching(bus.spec("pages").id)) == (3, True)
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_pages_go_back_the_way_they_came(lived: mt.EventBus, size: int) -> None:
+    columns = ("row", *COLUMNS)
+    for wanted in WANTED:
+        older, before = list[list[Any]](), matched.FIRST
+        while before is not None:
+            page = lived.log.matching(columns, wanted, before, size, None)
+            older, before = [*older, page.rows], page.next
+        rows = [row for page in older for row in page]
+        newer, after = list[Any](), 0
+        while after is not None:
+            page = lived.log.newer(columns, wanted, after, size, None)
+            assert len(page.rows) <= size
+            newer, after = [*page.rows, *newer], page.next
+        assert newer == rows
+        for place, row in [*enumerate(rows)][::9]:  # from any row both ways
+            up = lived.log.newer(columns, wanted, row[0], size, None).rows
+            assert up == rows[max(0, place - size) : place]
+            down = lived.log.matching(columns, wanted, row[0], size, None).rows
+            assert down == rows[place + 1 :][:size]
+
+
+def test_a_page_of_newer_attempts_that_takes_too_long_says_how_far_it_was(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.store.matched._LEAST", 8)
+    seconds = itertools.count()
+    monkeypatch.setattr(type(lived.log), "_timer", lambda _: float(next(seconds)))
+    wanted, after, rows, looked = Matching(text="page-a-1"), 0, list[Any](), list[int]()
+    while after is not None:
+        page = lived.log.newer(COLUMNS, wanted, after, 200, budget_s=3.0)
+        looked += [page.looked_us] if page.looked_us else []
+        rows, after = [*page.rows, *rows], page.next
+
+    assert len(looked) > 2
+    assert looked == sorted(looked)
+    assert rows == lived.log.matched(COLUMNS, wanted, None)[::-1]
+
+
 def test_seqs_are_the_events_that_match_each_once(lived: mt.EventBus) -> None:
     for wanted in WANTED:
         expected = {

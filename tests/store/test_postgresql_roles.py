@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from cockpit import Front, Refused
 from databases import Postgres
 from shared import is_settled, outcomes, wait_until
 
@@ -164,6 +165,42 @@ def test_analyst_reads_frames(
     assert len(found.invocations(text="É")) == 0  # compared here, without a look at the data
     with pytest.raises(mt.MltriggerError, match="postgres roles"):
         found.pause()
+
+
+def test_analyst_opens_a_dashboard_that_only_looks_and_says_why(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus]
+) -> None:
+    sub = admin.subscribe(
+        "watched", judged, name="watched", version="1.0.0", max_attempts=1, key="page"
+    )
+    sub.fire([mt.Event({"page": n}, subject=f"{n}.png") for n in range(3)], progress=False)
+    analyst = connect("analyst")
+
+    for widget in (analyst.dashboard(), analyst.subscription("watched").dashboard()):
+        front = Front(widget)
+        state = front.state
+        assert (state["read_only"], state["outage"]) == (True, "")
+        assert "may only read" in state["read_only_why"]
+        assert not any(each["enabled"] for each in state["controls"].values())
+        front.ask("choose", subscription="watched")
+        assert front.state["counts"] == {"succeeded": 2, "dead": 1}
+        assert front.state["latency"]["table"][0]["count"] == 3
+        (row,) = front.rows(outcome="dead", subscription="watched")
+        assert (row["event"], row["key"], "no such page" in row["error"]) == ("0.png", "", True)
+        found = front.ask("row", seq=row["seq"], attempt=1, subscription="watched")
+        assert (found["payload"], found["editable"]) == ("", False)
+        assert "may not read the data" in found["hidden"]
+        assert "ValueError" in found["traceback"]
+        assert [step["subscription"] for step in found["trace"]] == ["watched"]
+        assert found["explain"]
+        with pytest.raises(Refused, match="read-only"):
+            front.act("pause", subscription="watched")
+        with pytest.raises(Refused, match="may not read the data"):
+            front.rows(subscription="watched", key="1")
+        assert "0.png" in widget.to_html()
+        widget.close()
+    assert not Front(admin.dashboard()).state["read_only"]
+    admin.unsubscribe("watched")
 
 
 def test_analyst_audits_without_a_look_at_the_data_of_events(

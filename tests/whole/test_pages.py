@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from brokers import SERVERS
 from databases import Postgres
-from documentation import PAGES, ROOT, blocks, close, named, run
+from documentation import PAGES, ROOT, SHELL, blocks, close, named, run
 from model_servers import ModelServer, Request
 
 import mltrigger as mt
@@ -42,7 +42,10 @@ NEEDS = {
 
 def needed(page: Path) -> Any:
     """Return *page* as a parameter, with the programs and libraries that it needs."""
-    marks = [pytest.mark.needs(*names)] if (names := NEEDS.get(named(page))) else []
+    names = list(NEEDS.get(named(page), ()))
+    if any(block.is_run and block.language in SHELL for block in blocks(page)):
+        names.append("bash")
+    marks = [pytest.mark.needs(*names)] if names else []
     return pytest.param(page, id=named(page), marks=marks)
 
 

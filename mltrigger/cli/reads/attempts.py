@@ -121,7 +121,7 @@ def _lines(table: pd.DataFrame, form: str) -> list[str]:
     if form == "json":
         return list(json_lines(valued(table)))
     if form == "csv":
-        return csv_text(table, header=False).splitlines()
+        return csv_text(table, header=False).removesuffix("\n").split("\n")
     rows = table[list(_TAIL)].itertuples(index=False)
     return ["  ".join(map(cell, _TAIL, map(plain, row))) for row in rows]
 

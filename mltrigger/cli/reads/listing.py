@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.cli.output import add_output, show
+from mltrigger.cli.output import add_output, show, write
+from mltrigger.cli.reads.names import names_in_file
 from mltrigger.cli.subscribed import add_url, on_bus
 from mltrigger.text import one_line
 
@@ -41,13 +43,23 @@ def add_commands(commands: Any) -> None:
 
 
 def _list(given: argparse.Namespace) -> int:
+    if given.names and (names := names_in_file(given.url, given.what)) is not None:
+        return _list_names(names, given.form)
     with on_bus(given) as bus:
         if given.names:
-            for name in _names(bus, given.what):
-                print(one_line(name))
-            return 0
+            return _list_names(_names(bus, given.what), given.form)
         table: pd.DataFrame = getattr(bus, given.what)()
     show(table, given.form, _COLUMNS[given.what])
+    return 0
+
+
+def _list_names(names: Sequence[str], form: str) -> int:
+    if form == "table":
+        write(map(one_line, names), form)
+    else:
+        import pandas as pd
+
+        show(pd.DataFrame({"name": pd.Series(names, dtype=object)}), form)
     return 0
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.cli.confirming import add_yes, confirm
+from mltrigger.cli.confirming import add_yes, confirm, said_when_stopped
 from mltrigger.cli.filtering import add_filters, chosen
-from mltrigger.cli.output import add_output, show
+from mltrigger.cli.output import add_output, show, show_row
 from mltrigger.cli.parsing import filled
 from mltrigger.cli.reading import read
 from mltrigger.cli.subscribed import calling, command, opened
-from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.errors import InvalidEvent, NotFound, StoreError
 from mltrigger.text import count
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def _redrive(given: argparse.Namespace) -> int:
             show(tried, given.form, None if given.form != "table" else _shown(tried))
             return 0
         _confirm(given, len(events), f"deliver {count(len(events), 'dead letter')} again")
-        sent = int(sub.redrive(events, rate_per_s=given.rate_per_s, **settings))
-    print(f"{count(sent, 'dead letter')} sent again")
+        with said_when_stopped(lambda: _far(sub, events, "sent again"), StoreError):
+            sent = int(sub.redrive(events, rate_per_s=given.rate_per_s, **settings))
+    _tell(given, f"{count(sent, 'dead letter')} sent again", sent=sent)
     return 0
 
 
@@ -71,9 +72,25 @@ def _discard(given: argparse.Namespace) -> int:
             show(events, given.form, ("event_id", "subject", "reason", "version", "error"))
             return 0
         _confirm(given, len(events), f"put {count(len(events), 'dead letter')} away for good")
-        away = int(sub.discard(events, given.why))
-    print(f"{count(away, 'dead letter')} put away")
+        with said_when_stopped(lambda: _far(sub, events, "put away"), StoreError):
+            away = int(sub.discard(events, given.why))
+    _tell(given, f"{count(away, 'dead letter')} put away", discarded=away)
     return 0
+
+
+def _tell(given: argparse.Namespace, said: str, **done: int) -> None:
+    if given.form == "table":
+        print(said)
+    else:
+        show_row(given.form, subscription=given.name, **done)
+
+
+def _far(sub: Subscription, events: pd.DataFrame, deed: str) -> str:
+    """Return how many of *events* are no dead letters any more, or were sent and died again."""
+    names = ["event_id", "source", "redriven"]
+    left = set(sub.dead_letters()[names].itertuples(index=False, name=None))
+    done = sum(key not in left for key in events[names].itertuples(index=False, name=None))
+    return f"{done:,} of {count(len(events), 'dead letter')} {deed}; the same command does the rest"
 
 
 def _shown(tried: pd.DataFrame) -> list[str]:

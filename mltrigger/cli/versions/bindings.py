@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_why, better, calling, command, opened
+from mltrigger.cli.versions.rows import STATUS, VERDICTS, say, show_bound, show_lane
 from mltrigger.errors import NotFound, NotShipped
 from mltrigger.text import one_line, redacted
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mltrigger.handle import Subscription
     from mltrigger.rollout.history import Bound
 
+_REFUSED = f"A verdict that is not SHIP refuses it, with the exit status of compare.\n{STATUS}"
 _VERSION = "1.1.0, a selector such as ocr:1.1, or the import path of a model"
 
 
@@ -36,11 +38,12 @@ def add_commands(commands: Any) -> None:
         help="an earlier version, or the number of a binding in the history",
     )
     add_why(rollback)
+    add_output(rollback)
     rollback.set_defaults(run=_rollback)
 
 
 def _add_promote(commands: Any) -> None:
-    added = command(commands, "promote", "let a version answer from now on")
+    added = command(commands, "promote", "let a version answer from now on", _REFUSED)
     added.add_argument("version", nargs="?", help=f"{_VERSION} (default: the canary)")
     added.add_argument(
         "--verdict", metavar="FILE", help="the verdict that it is made on, as JSON; - reads it"
@@ -58,6 +61,7 @@ def _add_promote(commands: Any) -> None:
         "--move-alias", action="store_true", help="move the alias in MLflow's registry, too"
     )
     add_why(added)
+    add_output(added)
     added.set_defaults(run=_promote)
 
 
@@ -98,6 +102,7 @@ def _add_canary(commands: Any) -> None:
         help="after the last step wait for promote, or promote (default: wait)",
     )
     add_why(added)
+    add_output(added)
     added.set_defaults(run=_canary)
 
 
@@ -129,11 +134,9 @@ def _promote(given: argparse.Namespace) -> int:
         except NotShipped as error:
             _say("mltrigger: not promoted, the verdict is", *str(error.verdict).splitlines())
             _say("--force REASON promotes it all the same")
-            return 1
-    unchanged = bound.number < before
-    print(
-        one_line(f"{bound.version} answers {given.name!r} already") if unchanged else _line(bound)
-    )
+            return VERDICTS[error.verdict.word]
+    is_unchanged = bound.number < before
+    _tell(bound, given.form, f"{bound.version} answers {given.name!r} already" * is_unchanged)
     return 0
 
 
@@ -144,7 +147,7 @@ def _canary(given: argparse.Namespace) -> int:
     rules = {name: getattr(given, name) for name in ("errors", "p95") if hasattr(given, name)}
     with calling(given) as sub:
         if given.version is None:
-            return _show_canary(sub)
+            return _show_canary(sub, given.form)
         canary = sub.canary(
             given.version,
             steps=given.step or STEPS,
@@ -154,20 +157,26 @@ def _canary(given: argparse.Namespace) -> int:
             then=given.then,
             why=given.why,
         )
-        print(one_line(f"{canary.version} is the canary of {sub.name!r}: {canary.state}"))
+        if given.form != "table":
+            show_lane(canary, given.form)
+        say(f"{canary.version} is the canary of {sub.name!r}: {canary.state}", given.form)
     return 0
 
 
-def _show_canary(sub: Subscription) -> int:
+def _show_canary(sub: Subscription, form: str) -> int:
     from mltrigger.rollout.canary import Canary
 
     present = sub.history()[-1]
     if present.canary is None:
         raise NotFound(f"subscription {sub.name!r} has no canary: name a version to begin one")
     canary = Canary(*sub._versions(), present.canary)
-    print(one_line(f"{canary.version} is the canary of {sub.name!r}: {canary.state}"))
-    for rule, e, limit, detail in canary.progress().itertuples(index=False):
-        print(one_line(f"  {rule}: e = {e:.3g} of {limit:g}; {detail}"))
+    rules = canary.progress()
+    if form != "table":
+        show(rules, form)
+        return 0
+    say(f"{canary.version} is the canary of {sub.name!r}: {canary.state}")
+    for rule, e, limit, detail in rules.itertuples(index=False):
+        say(f"  {rule}: e = {e:.3g} of {limit:g}; {detail}")
     return 0
 
 
@@ -175,8 +184,17 @@ def _rollback(given: argparse.Namespace) -> int:
     to = given.to
     with calling(given) as sub:
         number = int(to) if to is not None and to.isascii() and to.isdecimal() else to
-        print(_line(sub.rollback(number, why=given.why)))
+        bound = sub.rollback(number, why=given.why)
+    _tell(bound, given.form)
     return 0
+
+
+def _tell(bound: Bound, form: str, instead: str = "") -> None:
+    """Print a binding as its row, or for people as a line, or *instead* of that."""
+    if form != "table":
+        show_bound(bound, form)
+    else:
+        say(instead or _line(bound))
 
 
 def _line(bound: Bound) -> str:

@@ -7,16 +7,21 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.confirming import said_when_stopped
+from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_why, better, calling, command
+from mltrigger.cli.versions.rows import STATUS, VERDICTS, say, show_correction, show_verdict
 from mltrigger.errors import InvalidComparison, MltriggerError
-from mltrigger.text import one_line, redacted, short
+from mltrigger.text import short
 
 if TYPE_CHECKING:
-    from mltrigger.rollout.correction import Correction
+    import pandas as pd
 
 _ROWS = 100
-_STATUS = "exit status: 0 if the verdict is SHIP, 1 for any other verdict and for an error"
+_AGAIN = ("event_id", "subject", "outcome", "differs", "old", "new", "error", "correction")
+_PARTS = ("flips", "frame", "missing", "slices", "latency")
+"""Methods of a comparison that return rows."""
 
 
 def add_commands(commands: Any) -> None:
@@ -26,7 +31,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_compare(commands: Any) -> None:
-    added = command(commands, "compare", "compare two versions, and print the verdict", _STATUS)
+    added = command(commands, "compare", "compare two versions, and print the verdict", STATUS)
     added.add_argument("old", help="the version that answers, such as 1.0.0")
     added.add_argument("new", help="the version in a shadow, a replay or a canary")
     agree = added.add_mutually_exclusive_group()
@@ -60,6 +65,10 @@ def _add_compare(commands: Any) -> None:
         )
     added.add_argument("--html", type=filled, metavar="FILE", help="write the comparison as a page")
     added.add_argument("--json", type=filled, metavar="FILE", help="write it for promote --verdict")
+    added.add_argument(
+        "--rows", choices=_PARTS, help="print these rows of the comparison, not its verdict"
+    )
+    add_output(added)
     added.set_defaults(run=_compare)
 
 
@@ -70,10 +79,12 @@ def _add_correct(commands: Any) -> None:
     chosen.add_argument("--dry-run", action="store_true", help="show what would differ")
     chosen.add_argument("--start", action="store_true", help="publish corrections where it differs")
     chosen.add_argument("--stop", action="store_true", help="begin no more events")
+    chosen.add_argument("--rows", action="store_true", help="the answers that were given again")
     added.add_argument("--limit", type=int, help="only the first so many events")
     added.add_argument("--max-rate-per-s", type=float, metavar="RATE", help="events a second")
     added.add_argument("--wait-s", type=seconds, help="wait so long until it is done")
     add_why(added)
+    add_output(added)
     added.set_defaults(run=_correct)
 
 
@@ -93,9 +104,14 @@ def _compare(given: argparse.Namespace) -> int:
             found.to_html(given.html)
         if given.json is not None:
             Path(given.json).write_text(found.verdict.to_json(), "utf-8")
-    for line in repr(found).splitlines():
-        print(one_line(redacted(line)))
-    return int(found.verdict.word != "SHIP")
+    if given.rows is not None:
+        show(getattr(found, given.rows)(), given.form)
+    elif given.form != "table":
+        show_verdict(found.verdict, given.form)
+    else:
+        for line in repr(found).splitlines():
+            say(line)
+    return VERDICTS[found.verdict.word]
 
 
 def _agree(given: argparse.Namespace) -> Any:
@@ -124,8 +140,13 @@ def _correct(given: argparse.Namespace) -> int:
         raise InvalidComparison("--limit must be at least 1")
     with calling(given) as sub:
         correction = sub.correct(given.binding)
-        if given.dry_run:
-            _show(correction, _ROWS if given.limit is None else given.limit)
+        if given.dry_run or given.rows:
+            limit = _ROWS if given.limit is None else given.limit
+            table = correction.frame() if given.rows else correction.dry_run(limit)
+            if given.form != "table" or given.rows:
+                show(table, given.form, _AGAIN)
+            else:
+                _show(table)
             return 0
         if given.stop:
             correction.stop()
@@ -136,14 +157,16 @@ def _correct(given: argparse.Namespace) -> int:
                 why=given.why,
             )
         if given.wait_s is not None:
-            correction.wait(given.wait_s)
+            with said_when_stopped(lambda: f"{correction!r} goes on; --stop ends it"):
+                correction.wait(given.wait_s)
         late = given.wait_s is not None and correction.state != "done"
-        print(one_line(redacted(repr(correction).removeprefix("Correction(").removesuffix(")"))))
+        if given.form != "table":
+            show_correction(correction, given.form)
+        say(repr(correction).removeprefix("Correction(").removesuffix(")"), given.form)
     return int(late)
 
 
-def _show(correction: Correction, limit: int) -> None:
-    rows = correction.dry_run(limit)
+def _show(rows: pd.DataFrame) -> None:
     for row in rows.itertuples(index=False):
         if row.outcome == "failed":
             said = f"fails: {short(row.error, 200)}"
@@ -151,6 +174,6 @@ def _show(correction: Correction, limit: int) -> None:
             said = f"{short(row.old, 80)} -> {short(row.new, 80)}"
         else:
             continue
-        print(one_line(redacted(f"{row.event_id}  {said}")))
+        say(f"{row.event_id}  {said}")
     differ = int(rows["differs"].fillna(value=False).sum())
     print(f"{differ:,} of {len(rows):,} answers differ; --start corrects them")

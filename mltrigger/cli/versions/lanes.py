@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.cli.confirming import said_when_stopped
 from mltrigger.cli.output import add_output, show
 from mltrigger.cli.parsing import filled, seconds
 from mltrigger.cli.subscribed import add_effects, add_why, calling, command, opened
+from mltrigger.cli.versions.rows import show_lane
 from mltrigger.errors import NotFound
 from mltrigger.text import one_line, redacted, short
 
@@ -51,6 +53,7 @@ def _add_settings(added: Any) -> None:
     added.add_argument("--concurrency", type=int, default=1, help="calls at a time (default: 1)")
     added.add_argument("--max-rate-per-s", type=float, metavar="RATE", help="events a second")
     add_why(added)
+    add_output(added)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def _settings(given: argparse.Namespace) -> dict[str, Any]:
 
 def _shadow(given: argparse.Namespace) -> int:
     with calling(given) as sub:
-        print(_line(sub.shadow(given.version, given.share, **_settings(given))))
+        _tell(sub.shadow(given.version, given.share, **_settings(given)), given.form)
     return 0
 
 
@@ -69,8 +72,9 @@ def _replay(given: argparse.Namespace) -> int:
     with calling(given) as sub:
         lane = sub.replay(given.version, **times, **_settings(given))
         if given.wait_s is not None:
-            lane.wait(given.wait_s)
-        print(_line(lane))
+            with said_when_stopped(lambda: f"{_line(lane)}; lanes {sub.name} --stop ends it"):
+                lane.wait(given.wait_s)
+        _tell(lane, given.form)
         waits_in_vain = given.wait_s is not None and lane.state != "done"
     return int(waits_in_vain)
 
@@ -81,7 +85,7 @@ def _lanes(given: argparse.Namespace) -> int:
         if (name := given.stop or given.start) is not None:
             lane = _named(found, name)
             lane.stop() if given.stop else lane.start()
-            print(_line(lane))
+            _tell(lane, given.form)
             return 0
         if given.form != "table":
             show(found.frame(), given.form)
@@ -96,6 +100,13 @@ def _named(lanes: Any, name: str) -> Lane:
     if name not in found:
         raise NotFound.of("lane", name, found)
     return found[name]
+
+
+def _tell(lane: Lane, form: str) -> None:
+    if form != "table":
+        show_lane(lane, form)
+    else:
+        print(_line(lane))
 
 
 def _line(lane: Any) -> str:

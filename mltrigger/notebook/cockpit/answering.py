@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import InvalidEvent, NotFound, silently
-from mltrigger.notebook.cockpit.actions.base import Action, Desk, Prepared, answered
+from mltrigger.notebook.cockpit.actions.base import Action, Desk, answered
 from mltrigger.notebook.cockpit.actions.table import ACTIONS
 from mltrigger.notebook.cockpit.code import Script, Step, call
 from mltrigger.notebook.cockpit.comparing import compared
 from mltrigger.notebook.cockpit.detail import detail
-from mltrigger.notebook.cockpit.given import Given
+from mltrigger.notebook.cockpit.given import Given, Wrong
 from mltrigger.notebook.cockpit.pool import Pool
 from mltrigger.notebook.cockpit.recording import Recording
 from mltrigger.notebook.cockpit.rows import page
-from mltrigger.notebook.cockpit.texts import sentence
-from mltrigger.text import count, short
+from mltrigger.notebook.cockpit.texts import SENTENCE, sentence
+from mltrigger.reports.progress import heard
+from mltrigger.text import redacted, short
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
@@ -32,6 +35,7 @@ MOST_BYTES = 1024 * 1024
 """The largest question."""
 _READERS, _DOERS, _CHOOSERS = 2, 2, 1
 """Choices are made one after the other: the last one wins."""
+_TELL_S = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +106,20 @@ class Answerer:
 
     def answer(self, number: int | str, what: Any, args: Any) -> None:
         """Answer one ask. Nothing is ever raised: the view gets the sentence of an error."""
-        self._send({"type": "answer", "id": number, **self.said(what, args)})
+        with heard(self._telling(number)):
+            answer = self.said(what, args)
+        self._send({"type": "answer", "id": number, **answer})
 
     def said(self, what: Any, args: Any) -> dict[str, Any]:
-        """Return the answer as ``value``, or the sentence of an error as ``error``."""
+        """Return the answer as ``value``, or the sentence of an error as ``error``.
+
+        An error about one argument has its name as ``field``.
+        """
         try:
             with silently():
                 return {"value": self.value(what, args)}
+        except Wrong as error:
+            return {"error": short(redacted(str(error)), SENTENCE), "field": error.field}
         except Exception as error:
             return {"error": sentence(error)}
         except BaseException as error:  # an interrupt of a cell is not for this thread
@@ -158,13 +169,13 @@ class Answerer:
         prepared = action.prepare(desk, given.inner("args"))
         if not go:
             return answered(prepared, False)
-        _check_number(prepared, given)
         wait = self._wait(desk)
         result = desk.run(prepared.script)
-        self.recording.add(prepared.script, wait)
+        self.recording.add(prepared.recorded or prepared.script, wait)
         self._sent = action.sends
         self._parts.changed()
-        return answered(prepared, True, prepared.told(result))
+        trial = prepared.trial(result) if prepared.trial is not None else None
+        return answered(prepared, True, prepared.told(result), trial)
 
     def _wait(self, desk: Desk) -> Script | None:
         """Return a line that waits, if the events that the last action sent have ended by now."""
@@ -190,6 +201,18 @@ class Answerer:
         found = ACTIONS.get(action) if isinstance(action, str) else None
         return None if what == "act" and (found is None or found.is_quick) else self._doers
 
+    def _telling(self, number: int | str) -> Callable[[int], None]:
+        """Return how to say how far a long action is, a few times a second."""
+        last_s = -math.inf
+
+        def tell(done: int) -> None:
+            nonlocal last_s
+            if (now_s := time.monotonic()) - last_s >= _TELL_S:
+                last_s = now_s
+                self._send({"type": "progress", "id": number, "done": done})
+
+        return tell
+
     def _send(self, message: dict[str, Any]) -> None:
         try:
             self._parts.send(message)
@@ -201,15 +224,6 @@ def _action(name: Any) -> Action:
     if not isinstance(name, str) or name not in ACTIONS:
         raise NotFound.of("action", short(name), ACTIONS)
     return ACTIONS[name]
-
-
-def _check_number(prepared: Prepared, given: Given) -> None:
-    """Refuse to put away more events than were confirmed: others came meanwhile."""
-    n = prepared.number if prepared.exact else None
-    if n is not None and "number" in given and n > (confirmed := given.whole("number")):
-        raise InvalidEvent(
-            f"{count(n, 'event')} match by now, and {confirmed:,} were confirmed: confirm again"
-        )
 
 
 def _check_size(args: Any) -> None:

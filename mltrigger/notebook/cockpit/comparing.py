@@ -43,6 +43,7 @@ def compared(desk: Desk, given: Given) -> dict[str, Any]:
         "flips": _flips(desk, spec, flips),
         "flips_in_all": len(flips),
         "slices": _slices(found),
+        "slices_in_all": len(found.slices()),
         "code": script.code(),
     }
 
@@ -101,4 +102,5 @@ def _share(value: Any) -> float | None:
 
 def _cut(value: Any) -> str:
     text = "" if value is None else str(value)
-    return bounded(text if len(text) <= _OUTPUT else text[: _OUTPUT - 1] + "…")
+    more = len(text) - _OUTPUT
+    return bounded(text if more <= 0 else f"{text[:_OUTPUT]}… ({more:,} more characters)")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import NotFound
+from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import is_json
 from mltrigger.event.making import can_open
-from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url
+from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url, too_large
 from mltrigger.notebook.cockpit.texts import WHOLE, bounded, failed, iso, rounded
 from mltrigger.reports.views import data_text
-from mltrigger.store.outcomes import ROLES
+from mltrigger.store.outcomes import ANSWERING, ROLES
 from mltrigger.text import near, short, visible
 
 if TYPE_CHECKING:
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 MOST_STEPS, MOST_ATTEMPTS = 200, 200
 """The most rows of a trace or an explanation, and the most attempts."""
 _COLUMNS = (
-    *("seq", "attempt", "role", "version", "outcome", "reason", "started_at", "queue_ms"),
+    *("seq", "attempt", "role", "version", "outcome", "reason", "received_at", "started_at"),
+    "queue_ms",
     *("model_ms", "total_ms", "worker", "output", "error_type", "error", "stdout", "traceback"),
+    "measures",
 )
+Rows = list[dict[str, Any]]
 _LOCAL = "file:"
+HIDDEN = "Your role in the database may not read the data of events: ask its owner."
+_UNEXPLAINED: Rows = [{"step": "filter and key", "answer": HIDDEN}]
 
 
 class Gone(NotFound):
@@ -53,57 +58,108 @@ def detail(
         When retention has deleted the event.
     """
     event_id, source, raw, media_type = payload(bus, spec, seq)
-    letters = bus.log.dead_letters(spec.id, seq)
-    attempts = [
-        dict(zip(_COLUMNS, row, strict=True))
-        for row in bus.log.invocations(
-            _COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES
-        )
-    ]
-    own = next((row for row in attempts if _is_meant(row, attempt, lane)), None)
+    letters = bus.log.dead_letters(spec.id, seq, with_data=False)
+    attempts = attempts_of(bus, spec, seq)
+    own = meant(attempts, attempt, lane)
+    trace = _readable(bus, lambda: _trace(bus, event_id, source), [])
+    explained = _readable(bus, lambda: _explained(bus, spec, event_id, source), _UNEXPLAINED)
     traceback = own and own["traceback"]
     if letters and (own is None or own["outcome"] == "dead"):
         traceback = traceback or letters[0].traceback
     return {
         "payload": _text(raw, media_type),
+        "hidden": HIDDEN if bus.log.hides_data else "",
+        "edited": _edited(bus, spec, seq, own),
         "media_type": short(media_type or "application/json"),
-        "editable": _is_editable(raw, media_type),
+        "editable": not bus.log.hides_data and _is_editable(raw, media_type),
         "image": data_url(raw) or _object(bus, spec, seq),
+        "image_note": too_large(raw),
         "output": bounded((own and own["output"]) or ""),
         "error": bounded(failed(own["error_type"], own["error"], own["reason"]) if own else ""),
         "traceback": bounded(near(traceback)) if traceback else "",
         "printed": bounded((own and own["stdout"]) or ""),
         "attempts": [_attempt(row) for row in attempts[-MOST_ATTEMPTS:]],
-        "trace": _trace(bus, event_id, source),
-        "explain": _explained(bus, spec, event_id, source),
+        "trace": trace[:MOST_STEPS],
+        "explain": explained[:MOST_STEPS],
+        "in_all": {"attempts": len(attempts), "trace": len(trace), "explain": len(explained)},
         "dead": bool(letters),
         "actions": applying(bool(letters), attempts),
     }
 
 
+def attempts_of(bus: EventBus, spec: SubscriptionSpec, seq: int) -> list[dict[str, Any]]:
+    """Return all attempts of an event, those of lanes among them."""
+    rows = bus.log.invocations(_COLUMNS, subscription_id=spec.id, seqs=(seq, seq), roles=ROLES)
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+
+
+def meant(
+    attempts: Sequence[dict[str, Any]], attempt: int, lane: tuple[str | None, str | None]
+) -> dict[str, Any] | None:
+    """Return the attempt of a row of the table, None if it is gone."""
+    return next((row for row in attempts if _is_meant(row, attempt, lane)), None)
+
+
 def payload(bus: EventBus, spec: SubscriptionSpec, seq: int) -> tuple[str, str, bytes, str | None]:
     """Return the id and the source of an event, and its data with their media type.
 
-    The data are those that the model would get now: a redrive may have replaced them.
+    The data are those that the model would get now: a redrive may have replaced them. Who may not
+    read data gets none.
     """
-    try:
-        event, raw, media_type = bus.log.archived(seq)
-    except ValueError:
+    log = bus.log
+    named = log.named(seq)
+    if named is None:
         raise Gone(
             f"event {seq} is not in the log any more: retention has deleted it, or it never was"
-        ) from None
-    for letter in bus.log.dead_letters(spec.id, seq):
-        raw, media_type = letter.data, letter.media_type
-    return event.id, event.source, bytes(raw), media_type
+        )
+    event_id, source, media_type = named
+    if log.hides_data:
+        return event_id, source, b"", media_type
+    again = log.resent(spec.id, seq)
+    if again is not None and again.data is not None:
+        return event_id, source, bytes(again.data), again.media_type
+    return event_id, source, bytes(log.archived(seq).raw), media_type
 
 
 def applying(dead: bool, attempts: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the actions that make sense for a row."""
     answered = any(row["outcome"] in ("succeeded", "dead") for row in attempts)
     return [
-        *(["redrive", "dry_run", "discard"] if dead else []),
+        *(["redrive"] if dead else []),
+        "dry_run",
+        "fire",
+        *(["discard"] if dead else []),
         *(["export_case"] if answered else []),
     ]
+
+
+def _readable(bus: EventBus, read: Callable[[], Rows], instead: Rows) -> Rows:
+    """Return the rows of *read*, or others for a role that may not read data of events."""
+    try:
+        return read()
+    except StoreError:
+        if not bus.log.hides_data:
+            raise
+        return instead
+
+
+def _edited(
+    bus: EventBus, spec: SubscriptionSpec, seq: int, own: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the published data of an event that was sent again with others.
+
+    ``used`` says whether the attempt *own* got the others.
+    """
+    again = bus.log.resent(spec.id, seq)
+    if again is None or again.data is None:
+        return None
+    _, raw, media_type = bus.log.archived(seq)
+    is_own = own is not None and own["role"] in ANSWERING
+    return {
+        "at": iso(again.resent_us),
+        "used": bool(is_own and own and own["received_at"] >= again.resent_us),
+        "original": _text(bytes(raw), media_type),
+    }
 
 
 def _is_text(media_type: str | None) -> bool:
@@ -159,7 +215,7 @@ def _attempt(row: dict[str, Any]) -> dict[str, Any]:
 
 def _trace(bus: EventBus, event_id: str, source: str) -> list[dict[str, Any]]:
     """Return the way of an event through the pipeline. Times count from its first cause."""
-    frame = bus.trace(event_id, source=source).head(MOST_STEPS)
+    frame = bus.trace(event_id, source=source)
     if not len(frame):
         return []
     began = frame["published_at"].min()
@@ -187,7 +243,7 @@ def _trace(bus: EventBus, event_id: str, source: str) -> list[dict[str, Any]]:
 def _explained(
     bus: EventBus, spec: SubscriptionSpec, event_id: str, source: str
 ) -> list[dict[str, Any]]:
-    frame = bus.explain(event_id, spec.name, source=source).head(MOST_STEPS)
+    frame = bus.explain(event_id, spec.name, source=source)
     return [
         {"step": visible(step), "answer": bounded(str(answer))}
         for step, answer in zip(frame["step"], frame["detail"], strict=True)

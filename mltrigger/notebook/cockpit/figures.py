@@ -35,6 +35,7 @@ NOTHING: Mapping[str, Any] = {
         "table": [],
         "over_time": {"start": None, "step_s": 1, "versions": {}},
     },
+    "window": {"attempts": 0, "is_cut": False, "versions_left_out": 0},
 }
 """The figures of no attempts."""
 
@@ -120,6 +121,11 @@ def figures(of: Columns, names: Mapping[int, str]) -> dict[str, Any]:
             "ecdf": [_ecdf(stage, name, ran) for stage, name, ran in _each(of, shown)],
             "table": [_row(stage, name, ran) for stage, name, ran in _each(of, shown)],
             "over_time": _over_time(of, shown, step_us, start_us, place),
+        },
+        "window": {
+            "attempts": len(of.version),
+            "is_cut": len(of.version) >= MOST,
+            "versions_left_out": len({*of.version.tolist()} & names.keys()) - len(shown),
         },
     }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.errors import InvalidEvent, MltriggerError, NotFound
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS
 from mltrigger.text import short
 
@@ -18,6 +19,31 @@ FILTERS = ("version", "reason", "key", "since", "until", "text")
 _MOST_NUMBER, _MOST_VALUES = 2**63 - 1, 100
 
 
+class Wrong(InvalidEvent):
+    """One argument is wrong. The view shows the sentence beside its field.
+
+    Attributes
+    ----------
+    field : str
+        The name of the argument, such as ``guard.errors``.
+    """
+
+    def __init__(self, field: str, said: str, reason: str = "invalid_event") -> None:
+        super().__init__(said, reason)
+        self.field = field
+
+
+@contextlib.contextmanager
+def about(field: str) -> Iterator[None]:
+    """Say that an error of the block is about one argument."""
+    try:
+        yield
+    except Wrong:
+        raise
+    except MltriggerError as error:
+        raise Wrong(field, str(error)) from error
+
+
 class Given:
     """The arguments of one ask, by name.
 
@@ -25,14 +51,17 @@ class Given:
     ----------
     args : any
         An object of JSON, or anything else, which is refused.
+    within : str
+        The name of the argument that they are in, for errors.
 
     Raises
     ------
-    InvalidEvent
-        With the argument and what it must be, from each method.
+    Wrong
+        With the argument and its right form, from each method.
     """
 
-    def __init__(self, args: Any) -> None:
+    def __init__(self, args: Any, within: str = "") -> None:
+        self._within = f"{within}." if within else ""
         if args is not None and not isinstance(args, Mapping):
             raise InvalidEvent(f"the arguments must be an object, got {short(args)}")
         self._args: Mapping[str, Any] = args or {}
@@ -48,9 +77,9 @@ class Given:
         """Return a text that is not empty."""
         value = self._args.get(name)
         if not isinstance(value, str) or not value.strip():
-            raise InvalidEvent(f"{name} must be a text, got {short(value)}")
+            raise self._wrong(name, f"{name} must be a text, got {short(value)}")
         if len(value) > most:
-            raise InvalidEvent(f"{name} may have {most:,} characters, it has {len(value):,}")
+            raise self._wrong(name, f"{name} may have {most:,} characters, it has {len(value):,}")
         return value
 
     def text_or_none(self, name: str, most: int = MOST_CHARACTERS) -> str | None:
@@ -64,25 +93,31 @@ class Given:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is not int or not low <= value <= high:
-            raise InvalidEvent(f"{name} must be a whole number from {low} on, got {short(value)}")
+            raise self._wrong(
+                name, f"{name} must be a whole number from {low} on, got {short(value)}"
+            )
         return value
 
-    def number_or_none(self, name: str, above: float = 0.0) -> float | None:
-        """Return a number above *above*, None without one."""
+    def number_or_none(
+        self, name: str, above: float = 0.0, least: float | None = None
+    ) -> float | None:
+        """Return a number above *above*, or from *least* on. None without one."""
         value = self._args.get(name)
         if value is None or value == "":
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidEvent(f"{name} must be a number, got {short(value)}")
-        if not (math.isfinite(value) and value > above):
-            raise InvalidEvent(f"{name} must be a number above {above:g}, got {short(value)}")
+            raise self._wrong(name, f"{name} must be a number, got {short(value)}")
+        is_large = value > above if least is None else value >= least
+        if not (math.isfinite(value) and is_large):
+            low = f"above {above:g}" if least is None else f"from {least:g} on"
+            raise self._wrong(name, f"{name} must be a number {low}, got {short(value)}")
         return int(value) if float(value).is_integer() else float(value)
 
     def flag(self, name: str) -> bool:
         """Return true or false. It is false where it is left out."""
         value = self._args.get(name, False)
         if not isinstance(value, bool):
-            raise InvalidEvent(f"{name} must be true or false, got {short(value)}")
+            raise self._wrong(name, f"{name} must be true or false, got {short(value)}")
         return value
 
     def one_of(self, name: str, kind: str, known: Iterable[str]) -> str:
@@ -90,12 +125,26 @@ class Given:
         value = self.text(name)
         names = list(known)
         if value not in names:
-            raise NotFound.of(kind, short(value), names)
+            raise self._wrong(name, str(NotFound.of(kind, short(value), names)))
         return value
 
-    def inner(self, name: str) -> Given:
-        """Return the arguments inside the argument *name*."""
-        return Given(self._args.get(name))
+    def choice(self, name: str, known: Sequence[str]) -> str | None:
+        """Return one of *known*, None if it is left out or the first one, which is usual."""
+        if name not in self or self._args[name] == "":
+            return None
+        value = self.one_of(name, name, known)
+        return None if value == known[0] else value
+
+    def whole_or_none(self, name: str, low: int = 1, usual: int | None = None) -> int | None:
+        """Return a whole number from *low* on, None if it is left out or the *usual* one."""
+        if name not in self or self._args[name] == "":
+            return None
+        value = self.whole(name, low)
+        return None if value == usual else value
+
+    def inner(self, name: str, within: str = "") -> Given:
+        """Return the arguments inside the argument *name*. *within* is its name in errors."""
+        return Given(self._args.get(name), within)
 
     def json(self, name: str) -> Any:
         """Return the value of a text of JSON. Each number stays as it is written."""
@@ -103,7 +152,7 @@ class Given:
         try:
             return json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise InvalidEvent(f"this is no JSON: {short(str(error), 200)}") from None
+            raise self._wrong("data", f"this is no JSON: {short(str(error), 200)}") from None
 
     def raw(self, name: str) -> Any:
         """Return an argument as it came."""
@@ -112,6 +161,9 @@ class Given:
     def names(self) -> list[str]:
         """Return the names of the arguments that are set."""
         return [name for name, value in self._args.items() if value not in (None, "", [])]
+
+    def _wrong(self, name: str, said: str) -> Wrong:
+        return Wrong(f"{self._within}{name}", said)
 
 
 def _no_number(name: str) -> Any:
@@ -137,5 +189,7 @@ def filters(given: Given, names: tuple[str, ...]) -> dict[str, Any]:
 def _value(given: Given, name: str) -> Any:
     value = given.raw(name)
     if isinstance(value, list):
-        return [Given({name: each}).text(name) for each in value[:_MOST_VALUES]]
+        if len(value) > _MOST_VALUES:
+            raise Wrong(name, f"{name} may have {_MOST_VALUES} values, it has {len(value):,}")
+        return [Given({name: each}).text(name) for each in value]
     return given.text(name)

@@ -28,7 +28,8 @@ class Hosted:
     def __init__(self, bus: EventBus, read_only: bool) -> None:
         self._bus, self._screen = bus, Screen(bus, read_only=read_only)
         self._answerer = Answerer(
-            Parts(bus, self._desk, self._choose, lambda: None, lambda _: None), read_only
+            Parts(bus, self._desk, self._choose, lambda: None, lambda _: None),
+            self._screen.is_read_only,
         )
 
     @property

@@ -23,6 +23,14 @@ def media_type_of(data: bytes) -> str | None:
     return "image/webp" if (data[:4], data[8:12]) == _WEBP else None
 
 
+def too_large(data: bytes) -> str:
+    """Return why an image is not shown. Empty for one that is, and for all else."""
+    if media_type_of(data) is None or len(data) <= MOST_BYTES:
+        return ""
+    size, most = (n / 1024 / 1024 for n in (len(data), MOST_BYTES))
+    return f"An image of {size:,.1f} MB. Images up to {most:g} MB are shown."
+
+
 def data_url(data: bytes) -> str | None:
     """Return an image as a URL that holds it. ``None`` for anything else, and for a large one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,8 @@ class Looker:
         self._found: Found | None = None
         self._moving = True
         self._row, self._flying, self._generation = -1, -1, 0
-        self._reasons: tuple[Any, Sequence[str]] = None, ()
+        self._reasons: Sequence[str] = ()
+        self._reasons_of: tuple[Any, int, float] = None, -1, -math.inf
         self._at_s = 0.0
 
     @property
@@ -179,19 +181,28 @@ class Looker:
         return {
             "versions": [visible(v) for v in dict.fromkeys(versions)],
             "topics": [visible(name) for name in picture.topics],
-            "reasons": list(self._known_reasons(picture)),
+            "reasons": list(self._known_reasons(picture))[:_FEW_REASONS],
+            "more_reasons": max(0, len(self._reasons) - _FEW_REASONS),
             "roles": list(ROLES),
             "outcomes": list(OUTCOMES),
             "bindings": list(picture.structure.bindings.get(number or 0, ())),
         }
 
     def _known_reasons(self, picture: Picture) -> Sequence[str]:
-        """Return the reasons of dead letters. They are read when there are others than before."""
+        """Return the reasons of dead letters.
+
+        They are read when their number is another one. As many may have other reasons: they are
+        read some time after anything was recorded.
+        """
         dead = {s: depth.dead for s, depth in picture.depths.items() if depth.dead}
-        if dead != self._reasons[0]:
+        before, generation, at_s = self._reasons_of
+        now_s = self._monotonic()
+        is_old = generation != self._generation and now_s - at_s >= AGAIN_S
+        if dead != before or is_old:
             found = {r for s in dead for r in self._bus.log.dead_reasons(s)}
-            self._reasons = dead, [visible(r) for r in sorted(found)[:_FEW_REASONS]]
-        return self._reasons[1]
+            self._reasons = [visible(r) for r in sorted(found)]
+            self._reasons_of = dead, self._generation, now_s
+        return self._reasons
 
 
 def _counts(picture: Picture, number: int | None) -> dict[str, int]:

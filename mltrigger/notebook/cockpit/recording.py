@@ -6,9 +6,6 @@ import threading
 
 from mltrigger.notebook.cockpit.code import Script, Step
 
-_MOST = 1_000
-"""The most actions of one recording."""
-
 
 class Recording:
     """Keeps the code of actions between on and off. Any thread may call it."""
@@ -41,7 +38,7 @@ class Recording:
             Waits for the events before. Given if they had ended when the action was done.
         """
         with self._guard:
-            if self._is_on and len(self._scripts) < _MOST:
+            if self._is_on:
                 if after is not None and self._scripts:
                     self._scripts.append(after)
                 self._scripts.append(script)

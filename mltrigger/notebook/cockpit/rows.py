@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.errors import NotFound
+from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.notebook.cockpit.code import call
+from mltrigger.notebook.cockpit.detail import HIDDEN
 from mltrigger.notebook.cockpit.given import Given, filters
 from mltrigger.notebook.cockpit.texts import (
     ERROR,
@@ -31,7 +32,7 @@ MOST_COUNTED = 100_000
 _PAGE_S, _COUNT_S = 0.15, 0.1
 """The longest time for looking, and for counting."""
 _COLUMNS = (
-    *("seq", "attempt", "subscription", "event_id", "version", "role", "outcome", "reason"),
+    *("row", "seq", "attempt", "subscription", "event_id", "version", "role", "outcome", "reason"),
     *("started_at", "queue_ms", "model_ms", "total_ms", "output", "error_type", "error"),
 )
 _FILTERS = (
@@ -43,25 +44,29 @@ def page(desk: Desk, given: Given) -> dict[str, Any]:
     """Return one page of attempts that match a filter, the newest first, and its code.
 
     A filter without a subscription means all of them. A rare match takes long to find: then the
-    page ends early, and says back to when it has looked.
+    page ends early, and says up to which time it has looked.
 
     Parameters
     ----------
     desk : Desk
         The bus.
     given : Given
-        ``filter``, ``before`` (the ``next`` of the page before) and ``limit``.
+        ``filter``, ``limit``, and for pages but the first ``before`` or ``after``: the ``next`` of
+        the page before, or the ``row`` of an attempt. ``after`` goes to newer ones, from 0 on.
     """
     bus, asked = desk.bus, given.inner("filter")
     wanted = matching(bus, asked)
     before = given.whole("before", -(2**63)) if "before" in given else None
     limit = given.whole("limit", 1) if "limit" in given else 100
     limit = min(limit, MOST_ROWS)
-    found = bus.log.matching(_COLUMNS, wanted, before, limit, _PAGE_S)
+    if "after" in given:
+        found = bus.log.newer(_COLUMNS, wanted, given.whole("after"), limit, _PAGE_S)
+    else:
+        found = bus.log.matching(_COLUMNS, wanted, before, limit, _PAGE_S)
     answer: dict[str, Any] = {"rows": _shown(bus, found.rows), "next": found.next}
     if found.looked_us is not None:
         answer["looked"] = iso(found.looked_us)
-    if before is None:
+    if before is None and "after" not in given:
         counted = bus.log.count(wanted, MOST_COUNTED, _COUNT_S)
         answer |= {"count": counted.n, "count_is": "exact" if counted.is_exact else "at least"}
     else:
@@ -85,6 +90,8 @@ def matching(bus: EventBus, given: Given) -> Matching:
             raise NotFound.of("filter", short(wrong), _FILTERS)
     name = given.text_or_none("subscription")
     spec = None if name is None else bus.spec(name)
+    if "key" in given and bus.log.hides_data:
+        raise InvalidEvent(f"no key can be looked for. {HIDDEN}")
     return matching_of(bus.log, spec, **filters(given, _FILTERS[1:]))
 
 
@@ -96,9 +103,10 @@ def _shown(bus: EventBus, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     hints = {h.seq: event_hint(h.subject, h.media_type, h.size, h.head) for h in heads}
     ids = {spec.name: spec.id for spec in bus.registry.subscriptions(None) if spec.policy.key}
     keyed = [(ids[r["subscription"]], r["seq"]) for r in found if r["subscription"] in ids]
-    keys = bus.log.keys_of(keyed) if keyed else {}
+    keys = bus.log.keys_of(keyed) if keyed and not bus.log.hides_data else {}
     return [
         {
+            "row": None if row["outcome"] == "running" else row["row"],
             "seq": row["seq"],
             "attempt": row["attempt"],
             "subscription": visible(row["subscription"]),

@@ -28,7 +28,8 @@ _EMPTY: Mapping[str, Any] = {
     **NOTHING,
     "log": {"rows": 0, "generation": 0},
     "names": {
-        name: [] for name in ("versions", "topics", "reasons", "roles", "outcomes", "bindings")
+        "more_reasons": 0,
+        **{name: [] for name in ("versions", "topics", "reasons", "roles", "outcomes", "bindings")},
     },
 }
 
@@ -61,7 +62,8 @@ class Screen:
     def __init__(
         self, bus: EventBus, subscription: SubscriptionSpec | None = None, read_only: bool = False
     ) -> None:
-        self._bus, self._read_only = bus, read_only
+        self._bus = bus
+        self._why = "This view is read-only" if read_only else _only_reads(bus)
         self._guard = threading.RLock()
         self._looker = Looker(bus, subscription)
         self._over, self._outage = "", ""
@@ -73,6 +75,11 @@ class Screen:
     def is_over(self) -> bool:
         """Whether nothing new can come."""
         return bool(self._over)
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether all actions are refused."""
+        return bool(self._why)
 
     @property
     def chosen(self) -> str | None:
@@ -121,15 +128,22 @@ class Screen:
             "notice": "",
             "outage": self._outage,
             "alive": not self._over,
-            "read_only": self._read_only,
+            "read_only": self.is_read_only,
+            "read_only_why": self._why if self.is_read_only else "",
             "bus": {"title": self.title, "state": self._over or "open"},
             **plain(found.shown if found is not None else _EMPTY),
             "chosen": self._looker.chosen,
-            "controls": controls(None if found is None else found.state, self._read_only, over),
+            "controls": controls(None if found is None else found.state, self._why, over),
         }
 
     def _seen(self) -> tuple[Any, str, str]:
         return self._found, self._outage, self._over
+
+
+def _only_reads(bus: EventBus) -> str:
+    if not bus.log.only_reads:
+        return ""
+    return "Your role in the database may only read: ask its owner for another one"
 
 
 def _title(bus: EventBus) -> str:

@@ -55,10 +55,12 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else rounded_ms(value)
 
 
-def event_hint(subject: str | None, media_type: str | None, size: int, head: bytes) -> str:
+def event_hint(subject: str | None, media_type: str | None, size: int, head: bytes | None) -> str:
     """Return a name for an event: its subject, or the beginning of its data."""
     if subject:
         return short(subject, HINT)
+    if head is None:  # it may not be read
+        return ""
     if media_type is not None and "json" not in media_type:
         return short(f"{media_type}, {size:,} bytes", HINT)
     return json_hint(bytes(head).decode(errors="ignore"), HINT)

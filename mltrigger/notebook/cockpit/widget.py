@@ -88,7 +88,7 @@ class Dashboard(anywidget.AnyWidget):
                 lambda: _look(me),
                 lambda message: _send(me, message),
             ),
-            read_only,
+            self._screen.is_read_only,
         )
         self.on_msg(self._heard)
         self.observe(self._viewed, "_view_count")

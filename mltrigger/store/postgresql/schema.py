@@ -45,9 +45,10 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 """The number of the lock that every writer holds."""
 STANDING = f"""
-SELECT ({WRITERS_KEY}), NOT has_column_privilege(format('%%I.event', %s::text), 'data', 'SELECT')
+SELECT ({WRITERS_KEY}), NOT has_column_privilege(format('%%I.event', %s::text), 'data', 'SELECT'),
+  NOT has_table_privilege(format('%%I.subscription', %s::text), 'UPDATE')
 """
-"""The same, and whether this user may not read the data of events."""
+"""The same, and whether this user may not read the data of events, or may only read."""
 _ENCODING = (
     "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
 )

@@ -105,8 +105,9 @@ class PostgresStore(Combined):
             self.home = self.sessions.home(session)
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            of = [self.sessions.schema] * 2
-            ((self._key, self.hides_data),) = session.execute(schema.STANDING, of).fetchall()
+            of = [self.sessions.schema] * 3
+            (standing,) = session.execute(schema.STANDING, of).fetchall()
+            self._key, self.hides_data, self.only_reads = standing
             self._flush.life = lives.now(session, self.sessions.schema)
 
     def make_durable(self) -> None:

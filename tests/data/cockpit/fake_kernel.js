@@ -86,11 +86,13 @@ export class FakeKernel {
   send({ id, what, args }) {
     this.sent.push({ what, args });
     if (!this.alive) return;
+    // A long action says how far it is, and ends when the test lets it.
+    if (this.slow && args.go) return void this.emit("msg:custom", { type: "progress", id, done: this.slow });
     setTimeout(() => {
       try {
         this.emit("msg:custom", { type: "answer", id, value: this.answer(what, args) });
       } catch (error) {
-        this.emit("msg:custom", { type: "answer", id, error: error.message });
+        this.emit("msg:custom", { type: "answer", id, error: error.message, field: error.field });
       }
     }, 5);
   }
@@ -110,16 +112,21 @@ export class FakeKernel {
     const dead = i % 29 === 3;
     const failed = i % 17 === 5;
     return {
-      seq: i, attempt: dead ? 5 : failed ? 1 : i % 13 === 0 ? 2 : 1, subscription: this.text("ocr"), event: this.text(`{"page": ${i}, "key": "scans/2026/${i}.png"}`),
+      row: i, seq: i, attempt: dead ? 5 : failed ? 1 : i % 13 === 0 ? 2 : 1, subscription: this.text("ocr"), event: this.text(`{"page": ${i}, "key": "scans/2026/${i}.png"}`),
       event_id: `e-${i}`, version: this.state.names.versions[i % 4 === 0 ? 1 : 0], role: i % 31 === 0 ? "shadow" : "live", outcome: dead ? "dead" : failed ? "failed" : "succeeded",
       reason: dead ? "model_error" : null, key: null, started: this.at(i), queue_ms: 2.2 + (i % 90), model_ms: i % 101 === 0 ? 12_345.6 : 41 + (i % 57), total_ms: i % 101 === 0 ? 3_912_345 : 47 + (i % 130),
       output: dead || failed ? null : this.text(OUTPUTS[i % 3]), error: dead ? this.text("ValueError: no text on this page") : failed ? this.text("ConnectionError: refused") : null,
     };
   }
 
-  rows({ filter, before, limit }) {
+  rows({ filter, before, after, limit }) {
     const fits = (row) => !filter.outcome || row.outcome === filter.outcome;
     const rows = [];
+    if (after != null) {
+      let j = after === 0 ? 0 : after + 1;
+      for (; rows.length < limit && j < this.total; j += 1) if (fits(this.one(j))) rows.unshift(this.one(j));
+      return { rows, next: j < this.total ? j - 1 : null, count: null, count_is: "at least", code: "" };
+    }
     let i = before ?? this.total;
     while (rows.length < limit && i > 0) {
       i -= 1;
@@ -140,14 +147,15 @@ export class FakeKernel {
       trace: [["scans", "split", 0, 2, 30, 0, "succeeded"], ["pages", "ocr", 34, 3, 120, 1, row.outcome], ["documents", "classify", 160, 8, 44, 2, "succeeded"], ["documents", "archive", 160, 90, 10, 2, "succeeded"]].map(([topic, subscription, start_ms, queue_ms, model_ms, depth, outcome]) =>
         ({ topic: this.text(topic), event_id: "e", subscription: this.text(subscription), version: "1.4.0", outcome, start_ms, queue_ms, model_ms, depth })),
       explain: [{ step: "filter", answer: this.text("kind = \"page\" matches") }, { step: "version", answer: "1.4.0 serves this event" }],
-      dead: row.outcome === "dead", actions: row.outcome === "dead" ? ["redrive", "dry_run", "discard", "export_case"] : ["dry_run", "export_case"],
+      dead: row.outcome === "dead", in_all: { attempts: 1234, trace: 4, explain: 2 }, image_note: "", edited: this.edited ?? null, hidden: "",
+      actions: row.outcome === "dead" ? ["redrive", "dry_run", "fire", "discard", "export_case"] : ["dry_run", "fire", "export_case"],
     };
   }
 
   compare({ old, new: fresh }) {
     return {
       verdict: this.text("SHIP: 1.5.0 agrees, and is faster"), arithmetic: [this.text("agreement: 4,870 of 5,000, at least 96.9 % (95 %)"), "errors: 0.7 % against 0.8 %, p = 0.62", "model time, p95: 132 ms against 181 ms"],
-      counts: { events: 5000, agree: 4870, flips: 130, "only old failed": 4 },
+      counts: { pairs: 5000, same: 4870, flip: 493, not_comparable: 0, new_failed: 20, old_failed: 5 }, flips_in_all: 518, slices_in_all: 7,
       flips: Array.from({ length: 130 }, (_, i) => ({ seq: i, event: this.text(`scans/2026/${i}.png`), old_output: this.text(`{"kind": "invoice", "total": "1,204.0${i % 10}", "language": "de"}`), new_output: this.text(`{"kind": "receipt", "total": "1,204.00", "language": "de"}`), worse: 1 - i / 130, slice: this.text(["de", "fr", "en"][i % 3]) })),
       slices: ["de", "fr", "en"].map((slice, i) => ({ slice: this.text(slice), n: 3000 - 1200 * i, agree: 0.981 - 0.02 * i, interval: [0.96 - 0.02 * i, 0.99 - 0.01 * i] })),
       code: `sub.compare(${JSON.stringify(old)}, ${JSON.stringify(fresh)})`,
@@ -160,6 +168,7 @@ export class FakeKernel {
     const number = action.startsWith("bulk") ? this.rows({ filter, before: null, limit: 0 }).count : action === "replay" ? 5000 : null;
     const given = Object.entries(args).filter(([name]) => !["filter", "seq", "subscription"].includes(name)).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
     const code = `sub.${action}(${given})`;
+    if (args.guard?.errors != null && args.guard.errors < 1) throw Object.assign(new Error("write a number from 1 on, or None"), { field: "guard.errors" });
     if (action === "discard" && !args.reason) throw new Error("write a reason: it is kept in the record");
     if (go) {
       this.acted.push({ action, args });
@@ -168,6 +177,8 @@ export class FakeKernel {
         this.change({ picture: { ...this.state.picture, subscriptions: this.state.picture.subscriptions.map((one) => (one.name === this.state.chosen ? { ...one, state: action === "pause" ? "paused" : "listening" } : one)) } });
       }
     }
-    return { code, says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
+    const bound = action.startsWith("bulk") || (action === "replay" && args.filter) ? { up_to: this.total } : {};
+    const trial = go && action === "dry_run" ? { version: `ocr:${args.version}`, output: this.text('{"kind": "receipt", "n": 1}'), error: "", recorded: this.text('{"kind": "invoice", "n": 1}'), recorded_error: "", is_recorded: true } : null;
+    return { trial, code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
   }
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import SubscriptionSpec
@@ -87,16 +87,29 @@ class Desk:
 class Prepared:
     """An action that is ready: its code, its sentences before and after, and its number.
 
-    ``told`` makes the sentence after it from the result. ``exact`` refuses more events than were
-    confirmed.
+    Attributes
+    ----------
+    number : int or None
+        The events that it is about. ``number_is`` says whether that is exact, or the least.
+    bound : mapping
+        Arguments that keep it to the events that were counted. The view sends them back.
+    told : callable
+        Makes the sentence after it from the result.
+    trial : callable or None
+        Makes the answer of a dry run beside the recorded one from the result.
+    recorded : Script or None
+        The lines for a recording, if they are others: a bound is no part of a recipe.
     """
 
     script: Script
     says: str
     number: int | None = None
+    number_is: str = "exact"
     confirm: bool = False
-    exact: bool = False
+    bound: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     told: Callable[[Any], str] = repr
+    trial: Callable[[Any], dict[str, Any]] | None = None
+    recorded: Script | None = None
 
 
 Prepare = Callable[[Desk, Given], Prepared]
@@ -136,12 +149,17 @@ def one(step: Call, to: str = "") -> Step:
     return Step(step, to)
 
 
-def answered(prepared: Prepared, done: bool, said: str = "") -> dict[str, Any]:
+def answered(
+    prepared: Prepared, done: bool, said: str = "", trial: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the answer to the view."""
     return {
+        "trial": trial,
         "code": prepared.script.code(),
         "says": bounded(said or prepared.says),
         "number": prepared.number,
+        "number_is": prepared.number_is,
+        "bound": dict(prepared.bound),
         "needs_confirmation": prepared.confirm,
         "done": done,
     }

@@ -6,12 +6,13 @@ from typing import Any
 
 from mltrigger.broker import MAX_EVENT_BYTES, SubscriptionSpec
 from mltrigger.errors import InvalidEvent, NotFound
-from mltrigger.event.data import decode_data, encode_data
+from mltrigger.event.data import decode_data, encode_data, is_json
 from mltrigger.event.event import DEFAULT_SOURCE, DEFAULT_TYPE, Event
 from mltrigger.event.making import as_event
 from mltrigger.names import is_topic
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, Script, Step, call
+from mltrigger.notebook.cockpit.detail import payload
 from mltrigger.notebook.cockpit.given import Given
 
 _OUR_EXTENSIONS = ("traceparent", "tracestate", "causationid", "hops", "redrive", "notbefore")
@@ -59,6 +60,8 @@ def fire(desk: Desk, given: Given) -> Prepared:
 
 
 def _sample(desk: Desk, given: Given, spec: SubscriptionSpec) -> tuple[Event, str]:
+    if "seq" in given:
+        return _again(desk, given, spec)
     if "json" in given:
         return Event(given.json("json")), "the data"
     if "data" in given:
@@ -75,6 +78,30 @@ def _sample(desk: Desk, given: Given, spec: SubscriptionSpec) -> tuple[Event, st
         decode_data(raw, media_type), type=type_, subject=subject, datacontenttype=media_type
     )
     return repeated, "the data of the newest event once more"
+
+
+def _again(desk: Desk, given: Given, spec: SubscriptionSpec) -> tuple[Event, str]:
+    """Return a new event like one of the log, perhaps with edited data."""
+    seq = given.whole("seq")
+    event_id, _, raw, media_type = payload(desk.bus, spec, seq)
+    like = desk.bus.log.archived(seq).event
+    which = f"the payload of event {event_id} as a new event"
+    if "json" in given:
+        data, which = given.json("json"), "the edited payload as a new event"
+        media_type = media_type if is_json(media_type) else None
+    elif isinstance(text := given.raw("data"), str):
+        data, which = text.encode(), "the edited payload as a new event"
+    else:
+        data = decode_data(raw, media_type)
+    new = Event(
+        data,
+        type=like.type,
+        subject=like.subject,
+        datacontenttype=media_type,
+        dataschema=like.dataschema,
+        extensions=like.extensions,
+    )
+    return new, which
 
 
 def _publishing(desk: Desk, spec: SubscriptionSpec, event: Event) -> Step:

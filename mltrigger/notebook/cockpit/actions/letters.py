@@ -1,4 +1,4 @@
-"""Actions on single events and on dead letters, one or all that match."""
+"""Actions on single events and on single dead letters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from mltrigger.event.data import decode_data, encode_data, is_json
 from mltrigger.event.event import Event
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
-from mltrigger.notebook.cockpit.detail import payload
-from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.notebook.cockpit.detail import attempts_of, meant, payload
+from mltrigger.notebook.cockpit.given import Given, Wrong
+from mltrigger.notebook.cockpit.texts import bounded, failed
 from mltrigger.reports.dead_letters import UNCHANGED
 from mltrigger.reports.frames import DRY_RUN
-from mltrigger.text import count
+from mltrigger.reports.outputs import columns, figures
+from mltrigger.text import visible
 from mltrigger.versions.schema.schema import Schema, schema_of
 from mltrigger.versions.selector import Selector, resolve
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}\.case\.json")
-_REASON = 200
+REASON = 200
+"""The most characters of a reason."""
 
 
 def redrive(desk: Desk, given: Given) -> Prepared:
@@ -46,9 +49,11 @@ def redrive(desk: Desk, given: Given) -> Prepared:
 
 
 def dry_run(desk: Desk, given: Given) -> Prepared:
-    """Prepare to call a version with a dead letter. Nothing is recorded."""
+    """Prepare to call a version with the event of any attempt. Nothing is recorded."""
     spec = desk.spec(given)
-    event_id, source = _dead(desk, spec, given)
+    seq = given.whole("seq")
+    event_id, own_source, _, _ = payload(desk.bus, spec, seq)
+    source = _needed(desk, event_id, own_source)
     version = desk.version(spec, given) if "version" in given else None
     data, checked = _edited(desk, spec, given)
     trial = call(SUB, "dry_run", event_id, version=version, source=source)
@@ -59,6 +64,7 @@ def dry_run(desk: Desk, given: Given) -> Prepared:
         f"Calls {version or 'the present version'} with the event. Nothing is recorded.{checked}",
         1,
         told=_tried,
+        trial=lambda frame: _beside(frame, _recorded(desk, spec, given)),
     )
 
 
@@ -66,7 +72,7 @@ def discard(desk: Desk, given: Given) -> Prepared:
     """Prepare to put one dead letter away."""
     spec = desk.spec(given)
     event_id, source = _dead(desk, spec, given)
-    reason = given.text("reason", _REASON)
+    reason = given.text("reason", REASON)
     return Prepared(
         desk.on(spec, one(call(SUB, "discard", event_id, reason, source=source))),
         f"Puts event {event_id} of {spec.name} away for good. It stays dead in the log.",
@@ -81,8 +87,8 @@ def export_case(desk: Desk, given: Given) -> Prepared:
     event_id, source, _, _ = payload(desk.bus, spec, given.whole("seq"))
     path = given.text_or_none("path") or f"{_safe(event_id)}.case.json"
     if not _FILE.fullmatch(path):
-        raise InvalidEvent(
-            f"{path!r:.80} is no bare file name that ends in .case.json: pytest finds those"
+        raise Wrong(
+            "path", f"{path!r:.80} is no bare file name that ends in .case.json: pytest finds those"
         )
     case = call(
         *(MT, "testing.record_case", desk.bus_value, event_id, spec.name),
@@ -94,54 +100,6 @@ def export_case(desk: Desk, given: Given) -> Prepared:
         1,
         told=lambda where: f"Wrote {where}.",
     )
-
-
-def bulk_redrive(desk: Desk, given: Given) -> Prepared:
-    """Prepare to deliver all matching dead letters again."""
-    spec, letters, n = _matching(desk, given)
-    rate = given.number_or_none("rate_per_s")
-    pace = f", {rate:g} a second" if rate else ", all at once"
-    return Prepared(
-        desk.on(spec, one(call(SUB, "redrive", letters, rate_per_s=rate))),
-        f"Delivers {count(n, 'dead letter')} of {spec.name} again{pace}.",
-        n,
-        confirm=True,
-        told=repr,
-    )
-
-
-def bulk_discard(desk: Desk, given: Given) -> Prepared:
-    """Prepare to put all matching dead letters away."""
-    spec, letters, n = _matching(desk, given)
-    reason = given.text("reason", _REASON)
-    return Prepared(
-        desk.on(spec, one(call(SUB, "discard", letters, reason))),
-        f"Puts {count(n, 'dead letter')} of {spec.name} away for good.",
-        n,
-        confirm=True,
-        exact=True,
-    )
-
-
-def _matching(desk: Desk, given: Given) -> tuple[SubscriptionSpec, Call, int]:
-    """Return the dead letters that the filter of the table means, and their number."""
-    asked = given.inner("filter")
-    spec = desk.spec(asked)
-    if asked.text_or_none("outcome") not in (None, "dead"):
-        raise InvalidEvent("only dead letters are sent again or put away: choose the outcome dead")
-    known = Given({n: asked.raw(n) for n in asked.names() if n != "outcome"})
-    letters = call(SUB, "dead_letters", **filters(known, FILTERS))
-    n = _number(desk, spec, letters)
-    if not n:
-        raise NotFound(f"no dead letter of {spec.name} matches the filter")
-    return spec, letters, n
-
-
-def _number(desk: Desk, spec: SubscriptionSpec, letters: Call) -> int:
-    """Return the number of dead letters. Without a filter none of them is read."""
-    if not letters.kwargs:
-        return sum(desk.bus.log.dead_reasons(spec.id).values())
-    return len(desk.run(desk.on(spec, one(letters))))
 
 
 def _dead(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[str, str | None]:
@@ -173,7 +131,8 @@ def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]
         if schema is not None:
             schema.accept(data)
     except ModelFailure as error:
-        raise InvalidEvent(f"the data do not fit the model: {error}", "invalid_input") from None
+        said = f"the data do not fit the model: {error}"
+        raise Wrong("data", said, "invalid_input") from None
     except (MltriggerError, TypeError) as error:
         return data, f" The data were not checked: {error}"
     return data, " The data fit the model's schema." if schema is not None else ""
@@ -200,6 +159,42 @@ def _schema(desk: Desk, spec: SubscriptionSpec) -> Schema | None:
         return None if kept is None else schema_of(json.loads(kept))
     except InvalidModel:
         return None
+
+
+def _recorded(desk: Desk, spec: SubscriptionSpec, given: Given) -> dict[str, Any] | None:
+    """Return the attempt that the trial is shown beside, None without one."""
+    if "recorded" not in given:
+        return None
+    asked = given.inner("recorded")
+    lane = asked.text_or_none("role"), asked.text_or_none("version")
+    found = attempts_of(desk.bus, spec, given.whole("seq"))
+    return meant(found, asked.whole("attempt"), lane)
+
+
+def _beside(frame: pd.DataFrame, recorded: dict[str, Any] | None) -> dict[str, Any]:
+    """Return both answers as JSON with the same columns, so that they can be compared."""
+    (row,) = frame.to_dict("records")
+    new = {name: row[name] for name in frame.columns if name not in DRY_RUN}
+    is_good = row["outcome"] == "succeeded"
+    old = recorded or {"output": None, "error_type": None, "error": None, "reason": None}
+    before = columns([old["output"]], DRY_RUN) if old["output"] is not None else {}
+    before |= figures([old["measures"]]) if old.get("measures") else {}
+    return {
+        "version": visible(f"{row['model']}:{row['version']}"),
+        "output": bounded(_json(new)) if is_good else "",
+        "error": "" if is_good else bounded(str(row["error"])),
+        "recorded": bounded(_json({name: next(iter(of)) for name, of in before.items()})),
+        "recorded_error": bounded(failed(old["error_type"], old["error"], old["reason"])),
+        "is_recorded": recorded is not None,
+    }
+
+
+def _json(output: dict[str, Any]) -> str:
+    return json.dumps(output, default=_plain, ensure_ascii=False) if output else ""
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _tried(frame: pd.DataFrame) -> str:

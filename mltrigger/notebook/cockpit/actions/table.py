@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mltrigger.notebook.cockpit.actions import delivery, letters, versions
+from mltrigger.notebook.cockpit.actions import bulk, delivery, letters, versions
 from mltrigger.notebook.cockpit.actions.base import Action
 
 ACTIONS: Mapping[str, Action] = {
@@ -21,10 +21,10 @@ ACTIONS: Mapping[str, Action] = {
         Action(
             "bulk_redrive",
             "Deliver all matching dead letters again",
-            letters.bulk_redrive,
+            bulk.redrive,
             sends=True,
         ),
-        Action("bulk_discard", "Put all matching dead letters away", letters.bulk_discard),
+        Action("bulk_discard", "Put all matching dead letters away", bulk.discard),
         Action("replay", "Send recorded events to a version", versions.replay),
         Action("shadow", "Let a version see live events", versions.shadow),
         Action("canary", "Let a version answer a share", versions.canary),
@@ -38,7 +38,7 @@ ACTIONS: Mapping[str, Action] = {
 
 
 def controls(
-    state: str | None, read_only: bool, over: str, listed: Mapping[str, Action] = ACTIONS
+    state: str | None, read_only: str, over: str, listed: Mapping[str, Action] = ACTIONS
 ) -> dict[str, dict[str, Any]]:
     """Return for each action whether it can be done now, and why not.
 
@@ -46,8 +46,8 @@ def controls(
     ----------
     state : str or None
         The state of the chosen subscription, None if none is chosen.
-    read_only : bool
-        Whether the view only looks.
+    read_only : str
+        Why the view only looks. Empty if it may act.
     over : str
         Why nothing can be done any more. Empty while the bus is open.
     """
@@ -55,7 +55,7 @@ def controls(
     for name, action in listed.items():
         why = over
         if not why and read_only:
-            why = "This view is read-only"
+            why = read_only
         elif not why and state is None and action.needs_subscription:
             why = "Choose a subscription first"
         elif not why:

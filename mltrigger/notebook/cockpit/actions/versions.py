@@ -6,48 +6,46 @@ from collections.abc import Sequence
 from typing import Any
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import InvalidEvent, InvalidPolicy, NothingToCompare
+from mltrigger.errors import InvalidEvent, NothingToCompare
+from mltrigger.notebook.cockpit.actions import bulk
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import Call, Name, Step, call
-from mltrigger.notebook.cockpit.given import FILTERS, Given, filters
+from mltrigger.notebook.cockpit.given import Given, Wrong, about, filters
 from mltrigger.rollout.guard import Guard
+from mltrigger.rollout.service import STEPS, shares_of
 from mltrigger.text import count
 from mltrigger.versions.selector import Selector, resolve
 
-_FORCE = 300
+_FORCE = _NOTE = 300
+_MIN_EVENTS, _MIN_S, _TRIED = 200, 60.0, 100
+"""The usual settings of a canary and of a dry run, see the public calls."""
+_RULES = ("errors", "p95", "alpha", "measures")
 _MOST_STEPS, _MOST_SHOWN = 20, 20
-_ATTEMPTS = (*FILTERS, "role", "outcome")
+_NOT_EMITTED = "Nothing is emitted or settled."
 
 
 def replay(desk: Desk, given: Given) -> Prepared:
     """Prepare to send recorded events to a version: those of a time, or all that match."""
-    asked = given.inner("filter") if "filter" in given else given
-    spec = desk.spec(asked)
+    spec = desk.spec(given.inner("filter") if "filter" in given else given)
     version = desk.version(spec, given)
-    rate = given.number_or_none("max_rate_per_s")
-    times = Given({name: asked.raw(name) for name in ("since", "until")})
-    others = [n for n in asked.names() if n in _ATTEMPTS and n not in ("since", "until", "version")]
-    if "filter" in given and "version" in asked:
-        others.append("version")
-    n = None
-    if "filter" in given and others:
-        events = call(
-            SUB, "invocations", columns=["event_id", "source"], **filters(asked, _ATTEMPTS)
+    settings = _lane_settings(given)
+    if "filter" in given:
+        events = bulk.attempts(desk, given)
+        return events.prepared(
+            desk,
+            call(SUB, "replay", version, **settings),
+            f"Sends {events.number('event')} of {spec.name} to {version}. {_NOT_EMITTED}",
+            told=_lane,
         )
-        n = len(desk.run(desk.on(spec, one(events))).drop_duplicates())
-        lane = call(SUB, "replay", version, events=events, max_rate_per_s=rate)
-        which = count(n, "event")
-    else:
-        lane = call(
-            SUB, "replay", version, **filters(times, ("since", "until")), max_rate_per_s=rate
-        )
-        which = "the recorded events"
+    times = Given({name: given.raw(name) for name in ("since", "until")})
+    limit = given.whole_or_none("limit")
+    chosen = filters(times, ("since", "until"))
+    lane = call(SUB, "replay", version, **chosen, limit=limit, **settings)
     return Prepared(
         desk.on(spec, one(lane)),
-        f"Sends {which} of {spec.name} to {version}. Nothing is emitted or settled.",
-        n,
+        f"Sends the recorded events of {spec.name} to {version}. {_NOT_EMITTED}",
         confirm=True,
-        told=lambda lane: f"{lane.name} is {lane.state}.",
+        told=_lane,
     )
 
 
@@ -57,14 +55,15 @@ def shadow(desk: Desk, given: Given) -> Prepared:
     version = desk.version(spec, given)
     share = given.number_or_none("share")
     if share is not None and share > 1:
-        raise InvalidPolicy(f"share must be above 0 and up to 1, got {share:g}")
-    lane = call(SUB, "shadow", version, share=share)
+        raise Wrong("share", f"share must be above 0 and up to 1, got {share:g}")
+    settings = {"share": None if share == 1 else share, **_lane_settings(given)}
+    lane = call(SUB, "shadow", version, **settings)
     return Prepared(
         desk.on(spec, one(lane)),
         f"Sends a copy of {1.0 if share is None else share:.3g} of the live events of {spec.name}"
         f" to {version}. Nobody gets its answers.",
         confirm=True,
-        told=lambda lane: f"{lane.name} is {lane.state}.",
+        told=_lane,
     )
 
 
@@ -73,8 +72,17 @@ def canary(desk: Desk, given: Given) -> Prepared:
     spec = desk.spec(given)
     version = desk.version(spec, given)
     steps, guard = _steps(given), _guard(given)
-    begun = call(SUB, "canary", version, steps=steps, guard=guard)
-    first = steps[0] if steps else 0.01
+    least_s = given.number_or_none("min_s", least=0.0)
+    begun = call(
+        *(SUB, "canary", version),
+        steps=steps,
+        guard=guard,
+        min_events=given.whole_or_none("min_events", usual=_MIN_EVENTS),
+        min_s=None if least_s == _MIN_S else least_s,
+        then=given.choice("then", ("wait", "promote")),
+        why=_why(given),
+    )
+    first = (steps or STEPS)[0]
     return Prepared(
         desk.on(spec, one(begun)),
         f"{version} answers {first:.3g} of the events of {spec.name} first, and is rolled back by"
@@ -103,8 +111,16 @@ def promote(desk: Desk, given: Given) -> Prepared:
             says += f"\n{found.verdict}"
             if found.verdict.word != "SHIP" and force is None:
                 says += "\nIt can be forced."
+    promoting = call(
+        *(SUB, "promote", version),
+        verdict=verdict,
+        backlog=given.choice("backlog", ("new", "old")),
+        force=force,
+        why=_why(given),
+        move_alias=given.flag("move_alias") or None,
+    )
     return Prepared(
-        desk.on(spec, *steps, one(call(SUB, "promote", version, verdict=verdict, force=force))),
+        desk.on(spec, *steps, one(promoting)),
         says,
         confirm=True,
         told=lambda bound: f"{bound.version} answers from event {bound.from_event} on.",
@@ -114,14 +130,20 @@ def promote(desk: Desk, given: Given) -> Prepared:
 def rollback(desk: Desk, given: Given) -> Prepared:
     """Prepare to end the canary, or to go back to the version before."""
     spec = desk.spec(given)
-    now = desk.bus.subscription(spec.name).history()[-1]
+    bindings = desk.bus.subscription(spec.name).history()
+    now, to = bindings[-1], given.whole_or_none("to", low=0)
+    if to is not None and to not in {each.number for each in bindings}:
+        raise Wrong("to", f"no binding {to} of {spec.name}: sub.history() lists them")
     what = (
-        f"Ends the canary {now.canary} of {spec.name}."
+        f"{spec.name} goes back to binding {to}."
+        if to is not None
+        else f"Ends the canary {now.canary} of {spec.name}."
         if now.canary
         else f"{spec.name} goes back to the version before {now.version}."
     )
+    why = call(SUB, "rollback", why=_why(given)).kwargs
     return Prepared(
-        desk.on(spec, one(call(SUB, "rollback"))),
+        desk.on(spec, one(Call(SUB, "rollback", () if to is None else (to,), why))),
         what,
         confirm=True,
         told=lambda bound: f"{bound.version} answers from event {bound.from_event} on.",
@@ -133,20 +155,23 @@ def correct(desk: Desk, given: Given) -> Prepared:
     spec = desk.spec(given)
     binding, dry = given.whole("binding"), given.flag("dry")
     correction = call(SUB, "correct", binding)
+    limit = given.whole_or_none("limit")
     at = desk.run(desk.on(spec, one(correction))).progress()
     if dry:
         return Prepared(
-            desk.on(spec, one(call(correction, "dry_run"))),
-            f"Answers up to 100 of {count(at.left, 'event')} of binding {binding} again, without"
-            " a record.",
+            desk.on(spec, one(call(correction, "dry_run", limit=limit))),
+            f"Answers up to {limit or _TRIED:,} of {count(at.left, 'event')} of binding {binding}"
+            " again, without a record.",
             at.left,
             told=_differing,
         )
+    rate, n = given.number_or_none("max_rate_per_s"), min(at.left, limit or at.left)
+    start = call(correction, "start", max_rate_per_s=rate, limit=limit, why=_why(given))
     return Prepared(
-        desk.on(spec, one(call(correction, "start"))),
-        f"Answers {count(at.left, 'event')} of binding {binding} again, and publishes a correction"
+        desk.on(spec, one(start)),
+        f"Answers {count(n, 'event')} of binding {binding} again, and publishes a correction"
         " where an answer differs.",
-        at.left,
+        n,
         confirm=True,
         told=lambda found: f"The correction of binding {binding} is {found.state}.",
     )
@@ -166,14 +191,18 @@ def report(desk: Desk, given: Given) -> Prepared:
     )
 
 
+def _lane(lane: Any) -> str:
+    return f"{lane.name} is {lane.state}."
+
+
 def _differing(frame: Any) -> str:
     n = int(frame["differs"].fillna(False).sum())
     failed = int((frame["outcome"] == "failed").sum())
     said = f"{n} of {count(len(frame), 'answer')} would differ, {failed} failed."
     changed = frame[frame["differs"].fillna(False).astype(bool)].head(_MOST_SHOWN)
-    return "\n".join(
-        [said, *(f"{old} → {new}" for old, new in zip(changed["old"], changed["new"], strict=True))]
-    )
+    pairs = (f"{old} → {new}" for old, new in zip(changed["old"], changed["new"], strict=True))
+    more = f"… and {count(n - len(changed), 'other answer')}" if n > len(changed) else ""
+    return "\n".join(filter(None, [said, *pairs, more]))
 
 
 def _present(desk: Desk, spec: SubscriptionSpec) -> str:
@@ -187,24 +216,56 @@ def _forced(given: Given) -> str | None:
     return given.text_or_none("force", _FORCE)
 
 
+def _why(given: Given) -> str | None:
+    return given.text_or_none("why", _NOTE)
+
+
+def _lane_settings(given: Given) -> dict[str, Any]:
+    """Return the settings that shadows and replays share, without the usual ones."""
+    return {
+        "max_rate_per_s": given.number_or_none("max_rate_per_s"),
+        "effects": given.choice("effects", ("recorded", "live")),
+        "concurrency": given.whole_or_none("concurrency", usual=1),
+        "why": _why(given),
+    }
+
+
 def _steps(given: Given) -> list[float] | None:
+    """Return the steps of a canary, None for the usual ones."""
     steps = given.raw("steps")
     if steps in (None, [], ""):
         return None
     if not isinstance(steps, Sequence) or isinstance(steps, str) or len(steps) > _MOST_STEPS:
-        raise InvalidPolicy(f"steps must be a list of up to {_MOST_STEPS} shares, as [0.05, 0.5]")
+        raise Wrong("steps", f"steps must be up to {_MOST_STEPS} shares, such as 5 %, 50 %")
     found = [Given({"steps": step}).number_or_none("steps") for step in steps]
-    return [share for share in found if share is not None]
+    shares = [share for share in found if share is not None]
+    with about("steps"):
+        shares_of(shares)
+    return None if tuple(shares) == STEPS else shares
 
 
 def _guard(given: Given) -> Call | None:
-    """Return the guard as a call, checked as a guard checks itself."""
+    """Return the guard as a call, checked as a guard checks itself. None for the usual one.
+
+    A rule that is ``null`` does not hold.
+    """
     if "guard" not in given:
         return None
-    asked = given.inner("guard")
+    asked, usual = given.inner("guard", "guard"), Guard()
     for name in asked.names():
-        if name not in ("errors", "p95", "alpha"):
-            raise InvalidEvent(f"a guard has errors, p95 and alpha, not {name!r:.60}")
-    rules: dict[str, Any] = {name: asked.number_or_none(name) for name in asked.names()}
-    Guard(**rules)
-    return call(MT, "Guard", **rules)
+        if name not in _RULES:
+            raise InvalidEvent(f"a guard has {', '.join(_RULES)}, not {name!r:.60}")
+    rules: dict[str, Any] = {
+        name: asked.number_or_none(name) for name in ("errors", "p95", "alpha") if asked.has(name)
+    }
+    if rules.get("alpha", 0) is None:
+        del rules["alpha"]
+    if "measures" in asked:
+        rules["measures"] = asked.raw("measures")
+    for name, value in rules.items():
+        with about(f"guard.{name}"):
+            Guard(**{name: value})
+    with about("guard.errors"):
+        Guard(**rules)
+    others = tuple((name, value) for name, value in rules.items() if value != getattr(usual, name))
+    return Call(MT, "Guard", (), others) if others else None

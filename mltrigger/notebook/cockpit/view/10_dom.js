@@ -160,6 +160,9 @@ function codeLine(label = "The same in Python") {
   };
 }
 
+// A cut is said: ", the newest 200 of 1,234".
+const cutOf = (which, n, all) => (all > n ? `, the ${which} ${whole(n)} of ${whole(all)}` : "");
+
 function dataTable(caption, heads, rows, numeric = []) {
   const cell = (value, i) => h(i === 0 ? "th" : "td", { ...(i === 0 ? { scope: "row" } : {}), class: numeric.includes(i) ? "mlt-number" : null }, value);
   return h("div", { class: "mlt-scroll", tabindex: "0", role: "region", "aria-label": caption },

@@ -43,32 +43,41 @@ class Talk {
     return this.word === "" && !this.over;
   }
 
-  ask(what, args = {}, limit = ASK_MS) {
+  // A long action says how far it is. Then it may take longer.
+  ask(what, args = {}, limit = ASK_MS, reached = null) {
     if (this.word === `${this.host} gone`) return Promise.reject(new Error(GONE[this.host]));
     const id = (this.next += 1);
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.end(id, null, `The ${this.host} took too long to answer`), limit);
-      this.waiting.set(id, { resolve, reject, timer });
+      const late = () => setTimeout(() => this.end(id, null, `The ${this.host} took too long to answer`), limit);
+      this.waiting.set(id, { resolve, reject, late, reached, timer: late() });
       this.model.send({ type: "ask", id, what, args });
     });
   }
 
-  // The number is that which was confirmed: the kernel puts no more events away than these.
-  act(action, args = {}, go = false, number = null) {
-    return this.ask("act", { action, args, go, number }, go ? ACT_MS : ASK_MS);
+  act(action, args = {}, go = false, reached = null) {
+    return this.ask("act", { action, args, go }, go ? ACT_MS : ASK_MS, reached);
   }
 
   hear(content) {
-    if (content?.type === "answer") this.end(content.id, content.value, content.error);
-    if (content?.type === "answer" || content?.type === "alive") this.alive();
+    if (content?.type === "answer") this.end(content.id, content.value, content.error, content.field);
+    if (content?.type === "progress") this.reach(content.id, content.done);
+    if (["answer", "progress", "alive"].includes(content?.type)) this.alive();
   }
 
-  end(id, value, error) {
+  reach(id, done) {
+    const asked = this.waiting.get(id);
+    if (!asked) return;
+    clearTimeout(asked.timer);
+    asked.timer = asked.late();
+    asked.reached?.(done);
+  }
+
+  end(id, value, error, about = null) {
     const asked = this.waiting.get(id);
     if (!asked) return;
     this.waiting.delete(id);
     clearTimeout(asked.timer);
-    if (error) asked.reject(new Error(error));
+    if (error) asked.reject(Object.assign(new Error(error), { field: about }));
     else asked.resolve(value ?? {});
   }
 

@@ -82,12 +82,17 @@ function overview(cockpit) {
   ];
   const [image, counts, throughput, ecdf, overTime, table] = parts;
   const heading = h("h3", { class: "mlt-heading" });
-  const node = h("div", { class: "mlt-overview" }, image.node, heading, counts.node,
+  const range = h("p", { class: "mlt-attempts" });
+  const node = h("div", { class: "mlt-overview" }, image.node, heading, counts.node, range,
     h("div", { class: "mlt-charts" }, throughput.node, ecdf.node, overTime.node, table.node));
   return {
     node,
     patch(state) {
       put(heading, state.chosen ?? "All subscriptions");
+      const { is_cut: cut, attempts = 0, versions_left_out: left = 0 } = state.window ?? {};
+      const said = [cut ? `Charts and latencies are those of the newest ${plural(attempts, "attempt")}.` : "", left ? `${plural(left, "older version")} of them ${left === 1 ? "has" : "have"} no line.` : ""];
+      put(range, said.filter(Boolean).join(" "));
+      show(range, Boolean(range.textContent));
       for (const part of parts) part.patch(state);
     },
     stop: () => parts.forEach((part) => part.stop?.()),

@@ -34,9 +34,13 @@ function filterForm(changed) {
   const text = input("search", { placeholder: "subject, id, output or error contains" });
   const lists = { outcome: list(), subscription: list(), version: list(), role: list(), reason: list() };
   const texts = { text, key: input(), since: input("datetime-local", { step: 1 }), until: input("datetime-local", { step: 1 }) };
+  const others = h("p", { class: "mlt-hint" });
+  show(others, false);
+  const reasons = field("Reason", lists.reason.node);
+  reasons.append(others);
   const subscription = field("Subscription", lists.subscription.node);
   const more = h("div", { class: "mlt-fields mlt-more", id: newId("more") },
-    subscription, field("Version", lists.version.node), field("Role", lists.role.node), field("Reason", lists.reason.node),
+    subscription, field("Version", lists.version.node), field("Role", lists.role.node), reasons,
     field("Key", texts.key), field("Since", texts.since), field("Until", texts.until));
   const opener = button("More filters", () => {
     show(more, more.hidden);
@@ -82,6 +86,8 @@ function filterForm(changed) {
       lists.version.fill(names.versions ?? []);
       lists.role.fill(names.roles ?? []);
       lists.reason.fill(names.reasons ?? []);
+      put(others, names.more_reasons ? `${plural(names.more_reasons, "more reason")}: sub.dead_letters(reason=…)` : "");
+      show(others, Boolean(names.more_reasons));
       lists.subscription.fill(state.picture.subscriptions.map(({ name }) => name));
       show(subscription, state.chosen === null);
       if (state.chosen !== null) lists.subscription.node.value = "";

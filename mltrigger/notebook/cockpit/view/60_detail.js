@@ -1,6 +1,6 @@
 // One attempt, opened: its texts, its attempts, the way of its event through the pipeline, and its actions.
 
-const ROW_ACTIONS = ["redrive", "dry_run", "discard", "export_case"];
+const ROW_ACTIONS = ["redrive", "dry_run", "fire", "discard", "export_case"];
 
 function textBlock(title, text, { error = false, folded = false } = {}) {
   if (!text) return null;
@@ -9,24 +9,29 @@ function textBlock(title, text, { error = false, folded = false } = {}) {
   return h("section", { class: "mlt-block" }, h("h4", {}, title), pre);
 }
 
-function payloadBlock(found) {
+function payloadBlock(found, outcome) {
   const image = picture(found.image, "The image of this event");
   const text = found.payload ? spread(found.payload) : "";
+  const { edited } = found;
   return h("section", { class: "mlt-block" },
     h("h4", {}, "Payload", found.media_type ? h("span", { class: "mlt-muted" }, ` ${found.media_type}`) : null),
-    image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, "No payload."));
+    edited ? h("p", { class: "mlt-note" }, edited.used ? `${outcome === "succeeded" ? "Answered" : "Called"} with the payload edited` : "Edited later, and sent again", ` at ${moment(edited.at)}.`) : null,
+    found.image_note ? h("p", { class: "mlt-muted" }, found.image_note) : null,
+    image, text ? h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload" }, text) : image ? null : h("p", { class: "mlt-muted" }, found.hidden || "No payload."),
+    edited ? h("details", { class: "mlt-block", open: !edited.used }, h("summary", {}, edited.used ? "The payload as published" : "The payload as published, which this attempt got"),
+      h("pre", { class: "mlt-text", tabindex: "0", "aria-label": "Payload as published" }, spread(edited.original))) : null);
 }
 
-function attemptsBlock(attempts) {
+function attemptsBlock(attempts, all) {
   if (!attempts?.length) return null;
   const heads = ["attempt", "version", "outcome", "started", "queue", "model", "total", "worker"];
   const rows = attempts.map((one) => [one.attempt, one.role && one.role !== "live" ? `${one.version} ${one.role}` : one.version, h("span", {}, chip(one.outcome), one.reason ? h("span", { class: "mlt-muted" }, ` ${one.reason}`) : null),
     moment(one.started), duration(one.queue_ms), duration(one.model_ms), duration(one.total_ms), one.worker ?? ""]);
-  return h("section", { class: "mlt-block" }, dataTable("Attempts", heads, rows, [4, 5, 6]));
+  return h("section", { class: "mlt-block" }, dataTable(`Attempts${cutOf("newest", attempts.length, all)}`, heads, rows, [4, 5, 6]));
 }
 
 // The event and those that it led to, as bars on one scale of time: the queue hatched, the model solid.
-function timelineBlock(trace) {
+function timelineBlock(trace, all) {
   if (!trace?.length) return null;
   const ends = trace.map(({ start_ms: start, queue_ms: queue, model_ms: model }) => (start ?? 0) + (queue ?? 0) + (model ?? 0));
   const most = Math.max(...ends, 0.001);
@@ -41,13 +46,13 @@ function timelineBlock(trace) {
     return h("li", { class: "mlt-lane" }, label, bar, h("span", { class: "mlt-lane-said" }, said.filter(Boolean).join(" · ")));
   });
   return h("section", { class: "mlt-block" },
-    h("h4", {}, "Way through the pipeline", h("span", { class: "mlt-muted" }, ` ${duration(most)} in all`)),
+    h("h4", {}, "Way through the pipeline", h("span", { class: "mlt-muted" }, ` ${duration(most)} in all${cutOf("first", trace.length, all)}`)),
     h("ul", { class: "mlt-lanes" }, rows));
 }
 
-function explainBlock(steps) {
+function explainBlock(steps, all) {
   if (!steps?.length) return null;
-  return h("section", { class: "mlt-block" }, h("h4", {}, "Why"),
+  return h("section", { class: "mlt-block" }, h("h4", {}, `Why${cutOf("first", steps.length, all)}`),
     h("dl", { class: "mlt-facts" }, steps.map(({ step, answer }) => [h("dt", {}, step), h("dd", {}, String(answer))])));
 }
 
@@ -73,20 +78,23 @@ function drawer(cockpit, closed) {
     const args = { seq: row.seq, subscription: row.subscription };
     const apply = new Set(found.actions ?? ROW_ACTIONS);
     const start = { data: spread(found.payload ?? ""), version: row.version };
+    const recorded = { attempt: row.attempt, role: row.role, version: row.version };
+    const given = { dry_run: { ...args, recorded } };
+    const words = { fire: { title: "Fire again", label: "Fire again", about: "Publishes the payload once more, as a new event for all subscriptions of the topic. Edit it as you like.", fields: ACTIONS.redrive.fields } };
     // Data that are no text, or were cut, are delivered as they are.
-    const fields = (name) => ACTIONS[name].fields.filter((one) => !one.keep || found.editable !== false);
+    const fields = (name) => (words[name] ?? ACTIONS[name]).fields.filter((one) => !one.keep || found.editable !== false);
     actions.replaceChildren(...ROW_ACTIONS.filter((name) => apply.has(name)).map((name) =>
-      cockpit.control(name, args, { ...ACTIONS[name], fields: fields(name), start, mediaType: found.media_type })));
+      cockpit.control(name, given[name] ?? args, { ...ACTIONS[name], ...words[name], fields: fields(name), start, mediaType: found.media_type })));
     show(actions, actions.children.length > 0);
     content.replaceChildren(...[
       textBlock("Error", found.error, { error: true }),
       textBlock("Traceback", found.traceback, { folded: true }),
-      payloadBlock(found),
+      payloadBlock(found, row.outcome),
       textBlock("Output", found.output && spread(found.output)),
       textBlock("Printed", found.printed, { folded: true }),
-      timelineBlock(found.trace),
-      attemptsBlock(found.attempts),
-      explainBlock(found.explain),
+      timelineBlock(found.trace, found.in_all?.trace),
+      attemptsBlock(found.attempts, found.in_all?.attempts),
+      explainBlock(found.explain, found.in_all?.explain),
     ].filter(Boolean));
   }
 

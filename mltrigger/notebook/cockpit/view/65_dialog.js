@@ -2,17 +2,37 @@
 
 const PREPARE_MS = 250;
 
-const numbers = (text) => text.split(/[,;\s]+/).filter(Boolean).map((one) => (one.endsWith("%") ? parseFloat(one) / 100 : Number(one)));
+const asNumber = (text) => {
+  const value = text.endsWith("%") ? parseFloat(text) / 100 : Number(text.replaceAll(",", ""));
+  if (Number.isNaN(value)) throw new Error(`${text} is no number`);
+  return value;
+};
+const shares = (text) => text.split(/[,;\s]+(?!%)/).filter(Boolean).map((one) => asNumber(one.replaceAll(/\s/g, "")));
+
+// measure: better, measure: better
+function measures(text) {
+  const pairs = text.split(/[,;\n]+/).map((one) => one.split(":").map((part) => part.trim())).filter(([name]) => name);
+  const wrong = pairs.find(([, better]) => better !== "higher" && better !== "lower");
+  if (wrong) throw new Error(`${wrong[0]}: write ${wrong[0]}: higher, or ${wrong[0]}: lower`);
+  return Object.fromEntries(pairs);
+}
+
+const textBox = (extra = {}) => () => h("input", { type: "text", autocomplete: "off", spellcheck: "false", ...extra });
+const given = (read) => (c) => (c.value.trim() === "" ? undefined : read(c.value.trim()));
 
 // How each kind of field is drawn, and read. A value of undefined is left out.
 const KINDS = {
-  text: { make: () => h("input", { type: "text", autocomplete: "off", spellcheck: "false" }), read: (c) => c.value.trim() || undefined },
-  number: { make: () => h("input", { type: "text", inputmode: "decimal", autocomplete: "off" }), read: (c) => (c.value.trim() === "" ? undefined : Number(c.value)) },
-  share: { make: () => h("input", { type: "text", autocomplete: "off" }), read: (c) => numbers(c.value)[0] },
-  shares: { make: () => h("input", { type: "text", autocomplete: "off" }), read: (c) => (c.value.trim() ? numbers(c.value) : undefined) },
+  text: { make: textBox(), read: given(String) },
+  number: { make: textBox({ inputmode: "decimal" }), read: given(asNumber) },
+  // An empty rule does not hold.
+  rule: { make: textBox({ inputmode: "decimal" }), read: (c) => given(asNumber)(c) ?? null },
+  measures: { make: textBox(), read: given(measures) },
+  share: { make: textBox(), read: given((text) => shares(text)[0]) },
+  shares: { make: textBox(), read: given(shares) },
   time: { make: () => h("input", { type: "datetime-local", step: 1 }), read: (c) => asIso(c.value) ?? undefined },
   check: { make: () => h("input", { type: "checkbox" }), read: (c) => c.checked },
   json: { make: () => h("textarea", { rows: 8, spellcheck: "false", class: "mlt-mono" }), read: (c, spec) => readPayload(c.value, spec) },
+  choice: { make: () => h("select"), read: (c) => c.value },
   version: { make: () => h("select"), read: (c) => c.value || undefined },
   binding: { make: () => h("select"), read: (c) => (c.value === "" ? undefined : Number(c.value)) },
 };
@@ -32,20 +52,30 @@ function readPayload(text, { keep, mediaType }) {
 function fieldOf(spec, changed, { state, start, mediaType }) {
   const kind = KINDS[spec.kind ?? "text"];
   const control = kind.make();
-  const options = { version: () => (state.names?.versions ?? []).map((one) => [one, one]), binding: () => (state.names?.bindings ?? []).map((one) => [one.number ?? one, one.label ?? String(one)]) }[spec.kind];
-  if (options) control.replaceChildren(...(spec.optional ? [h("option", { value: "" }, "choose")] : []), ...options().map(([value, text]) => h("option", { value }, text)));
+  const options = { version: () => (state.names?.versions ?? []).map((one) => [one, one]), binding: () => (state.names?.bindings ?? []).map((one) => [one.number ?? one, one.label ?? String(one)]), choice: () => spec.choices }[spec.kind];
+  if (options) control.replaceChildren(...(spec.optional ? [h("option", { value: "" }, spec.optional)] : []), ...options().map(([value, text]) => h("option", { value }, text)));
   const value = start?.[spec.name] ?? spec.value;
   if (spec.kind === "check") control.checked = Boolean(value);
   else if (value !== undefined) control.value = value;
   control.addEventListener("input", changed);
   const hint = spec.hint ? h("p", { class: "mlt-hint", id: newId("hint") }, spec.hint) : null;
-  if (hint) control.setAttribute("aria-describedby", hint.id);
+  const problem = h("p", { class: "mlt-problem mlt-hint", id: newId("problem"), role: "alert" });
   const node = field(spec.label, control, { class: `mlt-field mlt-kind-${spec.kind ?? "text"}` });
   if (hint) node.append(hint);
+  node.append(problem);
+  const fail = (text) => {
+    put(problem, text);
+    show(problem, Boolean(text));
+    mark(control, "aria-invalid", text ? "true" : null);
+    mark(control, "aria-describedby", [text ? problem.id : "", hint?.id].filter(Boolean).join(" ") || null);
+    if (text) node.closest("details")?.setAttribute("open", "");
+  };
+  fail("");
   let before = control.value;
   return {
     node,
     control,
+    fail,
     read() {
       // An unchanged payload is not sent: the event goes as it is stored.
       if (spec.keep && control.value === before) return undefined;
@@ -53,6 +83,8 @@ function fieldOf(spec, changed, { state, start, mediaType }) {
     },
   };
 }
+
+const numberOf = ({ number, number_is: is }) => `${is === "at least" ? "at least " : ""}${plural(number, "event")}`;
 
 // Fields of an action, prepared by the kernel with each change: validation, number and code.
 function preparedForm(cockpit, action, args, spec) {
@@ -71,30 +103,48 @@ function preparedForm(cockpit, action, args, spec) {
     timer = setTimeout(prepare, PREPARE_MS);
   };
   const fields = (spec.fields ?? []).map((one) => [one, fieldOf(one, later, { state: cockpit.state, start: spec.start, mediaType: spec.mediaType })]);
-  const node = h("div", { class: "mlt-form" }, fields.length ? h("div", { class: "mlt-fields" }, fields.map(([, { node: one }]) => one)) : null, number, says, problem, code.node);
+  const group = (more) => fields.filter(([one]) => Boolean(one.more) === more).map(([, { node: one }]) => one);
+  const box = (inside) => (inside.length ? h("div", { class: "mlt-fields" }, inside) : null);
+  const folded = box(group(true)) && h("details", { class: "mlt-settings" }, h("summary", {}, "More settings"), box(group(true)));
+  const trial = h("div", { class: "mlt-trial", "aria-live": "polite" });
+  const node = h("div", { class: "mlt-form" }, box(group(false)), folded, number, says, trial, problem, code.node);
   for (const one of [number, says, problem]) show(one, false);
   code.set("");
 
   function read() {
     const found = { ...givenOf(args) };
     for (const [{ name, kind }, one] of fields) {
-      const value = one.read();
-      if (value !== undefined) Object.assign(found, kind === "json" ? value : { [name]: value });
+      let value;
+      try {
+        value = one.read();
+      } catch (error) {
+        throw Object.assign(error, { field: name });
+      }
+      if (value === undefined) continue;
+      const [outer, inner] = name.split(".");
+      if (inner) found[outer] = { ...found[outer], [inner]: value };
+      else Object.assign(found, kind === "json" ? value : { [name]: value });
     }
     return found;
   }
 
   function tell(value) {
-    put(says, value.says ?? "");
+    trial.replaceChildren(...(value.trial ? [trialBlock(value.trial)] : []));
+    const text = value.says ?? "";
+    // The outputs stand beside each other below it.
+    put(says, value.trial ? text.split("\n")[0] : text);
     show(says, Boolean(value.says));
-    put(number, value.number == null ? "" : plural(value.number, "event"));
+    put(number, value.number == null ? "" : numberOf(value));
     show(number, value.number != null);
     if (value.code) code.set(value.code);
   }
 
+  // An error about one field stands beside it.
   function fail(error) {
-    put(problem, error?.message ?? "");
-    show(problem, Boolean(error));
+    const about = fields.find(([{ name }]) => error && name === error.field);
+    for (const one of fields) one[1].fail(one === about ? error.message : "");
+    put(problem, about ? "" : (error?.message ?? ""));
+    show(problem, Boolean(error) && !about);
   }
 
   async function prepare(failed = null) {
@@ -116,8 +166,14 @@ function preparedForm(cockpit, action, args, spec) {
     listener();
   }
 
+  // The bound keeps the action to the events that were counted, and shown.
   async function go() {
-    const value = await cockpit.talk.act(action, read(), true, ready?.number ?? null);
+    const total = ready?.number;
+    const reached = (done) => {
+      put(number, total == null ? plural(done, "event") + " done" : `${whole(done)} of ${numberOf(ready)} done`);
+      show(number, true);
+    };
+    const value = await cockpit.talk.act(action, { ...read(), ...ready?.bound }, true, reached);
     tell(value);
     return value;
   }
@@ -135,14 +191,16 @@ function openDialog(cockpit, action, args, spec) {
     title, spec.about ? h("p", { class: "mlt-muted" }, spec.about) : null, spec.extra ?? null, form.node, h("div", { class: "mlt-buttons mlt-end" }, cancel, confirm));
   let busy = false;
   let done = false;
+  let ran = false;
 
   const patch = () => {
     const { ready } = form;
-    confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || ready.number === 0;
+    mark(confirm, "aria-busy", busy ? "true" : null);
+    confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || (ready.number === 0 && ready.number_is !== "at least");
     const n = ready?.number;
-    put(confirm, n == null || n === 1 ? spec.go : `${spec.go} ${plural(n, "event")}`);
+    put(confirm, n == null || (n === 1 && ready.number_is !== "at least") ? spec.go : `${spec.go} ${numberOf(ready)}`);
     show(confirm, !done);
-    put(cancel, done ? "Close" : "Cancel");
+    put(cancel, done || ran ? "Close" : "Cancel");
   };
 
   async function doIt() {
@@ -152,11 +210,12 @@ function openDialog(cockpit, action, args, spec) {
       const value = await form.go();
       form.fail(null);
       cockpit.did(action, value);
-      done = true;
+      ran = true;
+      done = !spec.again;
       if (!spec.stays) return node.close();
       cancel.focus();
     } catch (error) {
-      form.prepare(error); // the number may be another by now
+      form.prepare(error);
     } finally {
       busy = false;
       patch();

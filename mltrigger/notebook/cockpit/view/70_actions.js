@@ -1,5 +1,13 @@
 // The actions: their words and fields, their buttons, and the tab that changes versions.
 
+const NOTE = { name: "why", label: "Note for the history", more: true };
+const PER_S = { name: "max_rate_per_s", kind: "number", label: "Events per second", hint: "Empty: as fast as possible." };
+const LANE = [
+  { name: "concurrency", kind: "number", label: "Calls at the same time", value: "1", more: true },
+  { name: "effects", kind: "choice", label: "Effects (mt.once)", choices: [["recorded", "answered from the record"], ["live", "called again"]], more: true },
+  NOTE,
+];
+
 const ACTIONS = {
   pause: { title: "Pause", go: "Pause", at: "once" },
   resume: { title: "Resume", go: "Resume", at: "once" },
@@ -12,8 +20,8 @@ const ACTIONS = {
     fields: [{ name: "data", kind: "json", label: "Payload", keep: true, hint: "It is checked against the schema of the model. Unchanged: the event goes as it is stored." }],
   },
   dry_run: {
-    title: "Dry run", go: "Run", stays: true, about: "Runs a version on this event here. Nothing is recorded.",
-    fields: [{ name: "version", kind: "version", label: "Version" }],
+    title: "Dry run", go: "Run", stays: true, again: true, about: "Calls a version with this event here, and shows its answer beside the recorded one. Nothing is recorded.",
+    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "data", kind: "json", label: "Payload", keep: true, hint: "Unchanged: the event goes as it is stored." }],
   },
   discard: {
     title: "Discard", go: "Discard", danger: true, about: "Gives this event up. Its record and the reason stay.",
@@ -33,24 +41,50 @@ const ACTIONS = {
   },
   replay: {
     title: "Replay to a version", go: "Replay", about: "Sends recorded events to another version. Its answers are recorded beside the old ones.",
-    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "max_rate_per_s", kind: "number", label: "Events per second", hint: "Empty: as fast as possible." }],
+    fields: [{ name: "version", kind: "version", label: "Version" }, PER_S, ...LANE],
   },
   shadow: {
     title: "Shadow", go: "Start shadow", about: "A version gets the same events and answers nobody, so that its answers can be compared.",
-    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "share", kind: "share", label: "Share of the events", value: "100 %" }],
+    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "share", kind: "share", label: "Share of the events", value: "100 %" }, { ...PER_S, more: true }, ...LANE],
   },
   canary: {
     title: "Canary", go: "Start canary", about: "A version answers a growing share of the events. It rolls back by itself when it is worse.",
-    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "steps", kind: "shares", label: "Steps", value: "5 %, 25 %, 50 %" }],
+    fields: [
+      { name: "version", kind: "version", label: "Version" },
+      { name: "steps", kind: "shares", label: "Steps", value: "1 %, 5 %, 20 %, 50 %", hint: "Shares of the events, one after the other." },
+      { name: "guard.errors", kind: "rule", label: "Errors, times those of now", value: "1.5", hint: "More: roll back. Empty: no such rule." },
+      { name: "guard.p95", kind: "rule", label: "95th percentile, times", value: "1.3", hint: "Slower: roll back. Empty: no such rule." },
+      { name: "guard.measures", kind: "measures", label: "Figures of mt.report", hint: "For example confidence: higher, cost: lower.", more: true },
+      { name: "guard.alpha", kind: "number", label: "Chance of a false alarm", value: "0.05", more: true },
+      { name: "min_events", kind: "number", label: "Answers a step, at least", value: "200", more: true },
+      { name: "min_s", kind: "number", label: "Seconds a step, at least", value: "60", more: true },
+      { name: "then", kind: "choice", label: "After the last step", choices: [["wait", "wait for the promotion"], ["promote", "promote"]], more: true },
+      NOTE,
+    ],
   },
   promote: {
     title: "Promote", go: "Promote", about: "From the next event on, this version answers.",
-    fields: [{ name: "version", kind: "version", label: "Version" }, { name: "force", kind: "check", label: "Also against the verdict" }],
+    fields: [
+      { name: "version", kind: "version", label: "Version" },
+      { name: "force", label: "Against the verdict, because", hint: "Only needed where the verdict is not SHIP." },
+      { name: "backlog", kind: "choice", label: "Events that wait already", choices: [["new", "go to the new version"], ["old", "go to the old version"]], more: true },
+      NOTE,
+      { name: "move_alias", kind: "check", label: "Move the alias in MLflow, too", more: true },
+    ],
   },
-  rollback: { title: "Roll back", go: "Roll back", danger: true, about: "The version before answers again, from the next event on." },
+  rollback: {
+    title: "Roll back", go: "Roll back", danger: true, about: "The version before answers again, from the next event on.",
+    fields: [{ name: "to", kind: "binding", label: "Back to", optional: "the version before" }, { ...NOTE, more: false }],
+  },
   correct: {
     title: "Correct", go: "Correct", stays: true, about: "Events that a bad version answered are answered once more, and linked to the wrong ones.",
-    fields: [{ name: "binding", kind: "binding", label: "Binding of the bad version" }, { name: "dry", kind: "check", label: "Dry run: count and compare only", value: true }],
+    fields: [
+      { name: "binding", kind: "binding", label: "Binding of the bad version" },
+      { name: "dry", kind: "check", label: "Dry run: count and compare only", value: true },
+      { name: "limit", kind: "number", label: "Events, at most", hint: "Empty: all, and 100 in a dry run." },
+      { ...PER_S, hint: "Empty: as the subscription. A dry run has no limit.", more: true },
+      NOTE,
+    ],
   },
   report: { title: "Report", go: "Make the report", stays: true, about: "Writes the comparison as one page." },
 };
@@ -154,8 +188,9 @@ function versionsTab(cockpit) {
 
   function versionSpec(action) {
     if (action !== "replay") return { ...ACTIONS[action], label: `${ACTIONS[action].go} …` };
-    const [version, speed] = ACTIONS.replay.fields;
-    return { ...ACTIONS.replay, label: "Replay …", fields: [version, { name: "since", kind: "time", label: "Since" }, { name: "until", kind: "time", label: "Until" }, speed] };
+    const [version, ...others] = ACTIONS.replay.fields;
+    const limit = { name: "limit", kind: "number", label: "Only the newest", hint: "Empty: all events." };
+    return { ...ACTIONS.replay, label: "Replay …", fields: [version, { name: "since", kind: "time", label: "Since" }, { name: "until", kind: "time", label: "Until" }, limit, ...others] };
   }
 
   const patch = whenChanged(({ picture: p, chosen }) => [p.subscriptions, chosen], ({ picture: p, chosen }) => {

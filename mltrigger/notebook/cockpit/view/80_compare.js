@@ -3,6 +3,11 @@
 const WORDS = 400;
 const FLIPS_SHOWN = 25;
 const RULE_WORDS = { true: "holds", false: "fails" };
+// A flip is an event on which the versions do not agree, for one of four reasons. All of them together are the flips.
+const TILE_WORDS = {
+  pairs: "events answered by both", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
+  not_comparable: "cannot be compared", both_failed: "both failed",
+};
 const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
 const tokens = (text) => text.match(/\w+|\s+|[^\w\s]/gu) ?? [];
@@ -44,6 +49,14 @@ function sides(flip, old, fresh) {
   return h("div", { class: "mlt-sides" }, side("old", "del", old), side("new", "ins", fresh));
 }
 
+// A dry run beside the recorded attempt: outputs or errors, with the differences marked.
+function trialBlock(found) {
+  const said = (output, error) => (error ? error : spread(output));
+  const [before, after] = [said(found.recorded, found.recorded_error), said(found.output, found.error)];
+  const word = !found.is_recorded ? "No recorded attempt to compare with" : before === after ? "The same as recorded" : "Not the same as recorded";
+  return h("div", {}, h("p", { class: "mlt-trial-word" }, word), sides({ old_output: before, new_output: after }, "recorded", found.version));
+}
+
 function flipItem(flip, old, fresh) {
   const facts = [STATES[flip.state] ?? "", flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
   return h("li", { class: "mlt-flip" }, h("p", { class: "mlt-flip-head" }, h("strong", {}, flip.event || `event ${flip.seq}`), h("span", { class: "mlt-muted" }, ` ${facts}`)), flip.error ? h("p", { class: "mlt-problem" }, flip.error) : null, sides(flip, old, fresh));
@@ -60,6 +73,8 @@ function verdictBlock(found) {
     h("h3", {}, word),
     lines.length ? h("ul", {}, lines) : null);
 }
+
+const madeOf = (counts) => ["flip", "new_failed", "old_failed", "not_comparable"].filter((name) => counts[name]).map((name) => `${whole(counts[name])} ${TILE_WORDS[name]}`).join(", ");
 
 function compareTab(cockpit) {
   const old = choices({}, "choose");
@@ -92,10 +107,11 @@ function compareTab(cockpit) {
   function fill(found, args) {
     const verdict = verdictBlock(found);
     const names = { subscription: args.subscription, old: args.old, new: args.new, ...(args.by ? { by: args.by } : {}) };
-    const promote = { ...ACTIONS.promote, fields: [ACTIONS.promote.fields[1]], extra: verdictBlock(found), label: `Promote ${args.new}` };
+    const promote = { ...ACTIONS.promote, fields: ACTIONS.promote.fields.slice(1), extra: verdictBlock(found), label: `Promote ${args.new}` };
     code.set(found.code);
+    const all = found.flips_in_all ?? found.flips?.length ?? 0;
     // The first count is that of all pairs; of the others those that are not zero.
-    const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).map(([name, n]) => h("div", { class: "mlt-tile" }, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
+    const counts = Object.entries(found.counts ?? {}).filter(([, n], i) => i === 0 || n !== 0).flatMap(([name, n]) => (name === "flip" ? [["flips", all], [name, n]] : [[name, n]])).map(([name, n]) => h("div", { class: "mlt-tile", "data-count": name }, h("dt", {}, TILE_WORDS[name] ?? name.replaceAll("_", " ")), h("dd", {}, typeof n === "number" ? plain(n) : String(n))));
     const flips = found.flips ?? [];
     const list = h("ol", { class: "mlt-flips" });
     const rest = button("", () => grow());
@@ -108,8 +124,10 @@ function compareTab(cockpit) {
     result.replaceChildren(...[verdict,
       h("div", { class: "mlt-buttons" }, cockpit.control("promote", { subscription: args.subscription, version: args.new }, promote), cockpit.control("report", names, ACTIONS.report, {})),
       counts.length ? h("dl", { class: "mlt-tiles" }, counts) : null,
-      found.slices?.length ? dataTable("Agreement by slice", ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), one.agree == null ? "–" : percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
-      h("h3", {}, flips.length ? `${plural(found.flips_in_all ?? flips.length, "flip")}, ${found.flips_in_all > flips.length ? `the ${whole(flips.length)} worst` : "worst first"}` : "No flips: the versions agree"), list, rest].filter(Boolean));
+      found.slices?.length ? dataTable(`Agreement by slice${cutOf("first", found.slices.length, found.slices_in_all)}`, ["slice", "events", "agree", "interval"], found.slices.map((one) => [String(one.slice), whole(one.n), one.agree == null ? "–" : percent(one.agree), intervalText(one.interval)]), [1, 2, 3]) : null,
+      h("h3", {}, flips.length ? `${plural(all, "flip")}, ${all > flips.length ? `the ${whole(flips.length)} worst of them` : "worst first"}` : "No flips: the versions agree"),
+      flips.length ? h("p", { class: "mlt-muted" }, `Events on which the versions do not agree: ${madeOf(found.counts ?? {})}.`, all > flips.length ? h("span", {}, " All of them: ", h("code", {}, "comparison.flips()")) : null) : null,
+      list, rest].filter(Boolean));
   }
 
   const versions = whenChanged(({ names }) => names?.versions, ({ names }) => {

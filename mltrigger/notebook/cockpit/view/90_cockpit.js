@@ -118,13 +118,14 @@ function header(cockpit) {
   const title = h("h2", { class: "mlt-title" });
   const pill = h("span", { class: "mlt-pill", role: "status" });
   const updated = h("span", { class: "mlt-updated" });
+  const only = h("span", { class: "mlt-only mlt-muted" });
   const scope = choices({ change: () => cockpit.choose(scope.node.value || null) }, "all subscriptions");
   const once = (action) => cockpit.control(action, {}, ACTIONS[action]);
   const fire = cockpit.control("fire", {}, { ...ACTIONS.fire, label: "Fire a sample" }, { class: "mlt-button mlt-primary" });
   const [pause, resume] = [once("pause"), once("resume")];
   const steer = h("div", { class: "mlt-buttons" }, fire, pause, resume, cockpit.recorder.toggle);
   const node = h("header", { class: "mlt-head" },
-    h("div", { class: "mlt-names" }, title, h("div", { class: "mlt-status" }, pill, updated)),
+    h("div", { class: "mlt-names" }, title, h("div", { class: "mlt-status" }, pill, only, updated)),
     field("Subscription", scope.node, { class: "mlt-field mlt-scope" }), steer);
   return {
     node,
@@ -134,6 +135,8 @@ function header(cockpit) {
       const word = talk.word || (talk.over || !one ? `bus ${state.bus.state}` : one.state);
       put(title, state.bus.title);
       put(pill, `${word}${state.read_only ? ", read-only" : ""}`);
+      put(only, state.read_only_why ?? "");
+      show(only, Boolean(state.read_only_why));
       mark(pill, "data-live", talk.live ? liveness(one?.state ?? "open") : "off");
       const at = talk.word ? talk.heardAt ?? (state.at ? new Date(state.at) : null) : state.at ? new Date(state.at) : null;
       if (!talk.live) put(updated, at ? `last updated ${day(at)} ${clock(at)}` : "");
