@@ -162,7 +162,7 @@ def correct(desk: Desk, given: Given) -> Prepared:
             desk.on(spec, one(call(correction, "dry_run", limit=limit))),
             f"Answers up to {limit or _TRIED:,} of {count(at.left, 'event')} of binding {binding}"
             " again, without a record.",
-            at.left,
+            min(at.left, limit or _TRIED),
             told=_differing,
         )
     rate, n = given.number_or_none("max_rate_per_s"), min(at.left, limit or at.left)

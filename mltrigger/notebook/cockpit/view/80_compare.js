@@ -5,8 +5,9 @@ const FLIPS_SHOWN = 25;
 const RULE_WORDS = { true: "holds", false: "fails" };
 // A flip is an event on which the versions do not agree, for one of four reasons. All of them together are the flips.
 const TILE_WORDS = {
-  pairs: "events answered by both", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
+  pairs: "events that both got", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
   not_comparable: "cannot be compared", both_failed: "both failed",
+  unfinished: "skipped, or not finished", missing_new: "only the old one got", missing_old: "only the new one got",
 };
 const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
@@ -79,7 +80,7 @@ const madeOf = (counts) => ["flip", "new_failed", "old_failed", "not_comparable"
 function compareTab(cockpit) {
   const old = choices({}, "choose");
   const fresh = choices({}, "choose");
-  const by = h("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: "a field, for example language" });
+  const by = h("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: "a column, for example worker" });
   const start = button("Compare", () => compare(), { class: "mlt-button mlt-primary" });
   const result = h("div", { class: "mlt-result", "aria-live": "polite" });
   const code = codeLine();
