@@ -468,7 +468,7 @@ def test_a_form_shows_the_usual_settings_and_an_error_beside_its_field(opened: A
     (done,) = acted(page)
     assert done["args"] == {
         "subscription": "ocr",
-        "version": "1.4.0",
+        "version": "1.5.0",
         "steps": [0.01, 0.05, 0.2, 0.5],
         "guard": {"errors": None, "p95": 1.3, "measures": {"cost": "lower"}, "alpha": 0.05},
         "min_events": 200,
@@ -516,6 +516,7 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
     page.get_by_role("button", name="Promote 1.5.0").click()
     dialog = page.get_by_role("dialog", name="Promote")
     expect(dialog.locator(".mlt-verdict")).to_contain_text("errors: 0.7 % against 0.8 %, p = 0.62")
+    expect(dialog.locator(".mlt-says")).to_have_text("promote will be done")  # no verdict again
     dialog.get_by_role("button", name="Promote").click()
 
     dialog.wait_for(state="detached")
@@ -530,6 +531,27 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
             },
         }
     ]
+
+
+def test_a_flip_on_which_one_version_failed_says_so_and_marks_nothing(opened: Any) -> None:
+    page = opened()
+    page.evaluate(
+        """() => {
+            const compare = fake.compare.bind(fake);
+            const flips = [{ seq: 1, event: "page 1", state: "new_failed", old_output: '{"n": 1}', new_output: null, worse: 2 },
+                { seq: 2, event: "page 2", state: "old_failed", old_output: null, new_output: '{"n": 2}', worse: -1 }];
+            fake.compare = (args) => ({ ...compare(args), flips });
+        }"""
+    )
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    sides = page.locator(".mlt-flip .mlt-side")
+    sides.first.wait_for()
+
+    failed = "No output: it failed."
+    assert [failed in text for text in sides.all_inner_texts()] == [False, True, True, False]
+    assert page.locator(".mlt-flip :is(del, ins)").count() == 0
+    assert "distance" not in page.locator(".mlt-flips").inner_text()
 
 
 def test_flips_are_one_number_made_of_parts_and_a_cut_is_said(opened: Any) -> None:

@@ -180,6 +180,6 @@ export class FakeKernel {
     }
     const bound = action.startsWith("bulk") || (action === "replay" && args.filter) ? { up_to: this.total } : {};
     const trial = go && action === "dry_run" ? { version: `ocr:${args.version}`, output: this.text('{"kind": "receipt", "n": 1}'), error: "", recorded: this.text('{"kind": "invoice", "n": 1}'), recorded_error: "", is_recorded: true } : null;
-    return { trial, code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done`), number, needs_confirmation: true, done: go };
+    return { trial, code, bound, number_is: this.numberIs ?? "exact", says: this.text(go ? `${action} is done` : `${action} will be done${action === "promote" ? "\nSHIP: all rules are shown" : ""}`), number, needs_confirmation: true, done: go };
   }
 }

@@ -55,12 +55,18 @@ function readPayload(text, { keep, mediaType }) {
   }
 }
 
+// The newest version that does not answer already.
+function newVersion({ chosen, names, picture: { subscriptions } }) {
+  const now = subscriptions.find(({ name }) => name === chosen)?.versions.find(({ role }) => role === "serving")?.version;
+  return (names?.versions ?? []).findLast((one) => one !== now);
+}
+
 function fieldOf(spec, changed, { state, start, mediaType }) {
   const kind = KINDS[spec.kind ?? "text"];
   const control = kind.make();
   const options = { version: () => (state.names?.versions ?? []).map((one) => [one, one]), binding: () => (state.names?.bindings ?? []).map((one) => [one.number ?? one, one.label ?? String(one)]), choice: () => spec.choices }[spec.kind];
   if (options) control.replaceChildren(...(spec.optional ? [h("option", { value: "" }, spec.optional)] : []), ...options().map(([value, text]) => h("option", { value }, text)));
-  const value = start?.[spec.name] ?? spec.value;
+  const value = start?.[spec.name] ?? (spec.kind === "version" ? newVersion(state) : spec.value);
   if (spec.kind === "check") control.checked = Boolean(value);
   else if (value !== undefined) control.value = value;
   control.addEventListener("input", changed);
@@ -141,8 +147,8 @@ function preparedForm(cockpit, action, args, spec) {
   function tell(value) {
     trial.replaceChildren(...(value.trial ? [trialBlock(value.trial)] : []));
     const text = value.says ?? "";
-    // The outputs stand beside each other below it.
-    put(says, value.trial ? text.split("\n")[0] : text);
+    // The outputs stand beside each other below it, and a verdict above it.
+    put(says, value.trial || spec.extra ? text.split("\n")[0] : text);
     show(says, Boolean(value.says));
     put(number, value.number == null ? "" : numberOf(value));
     show(number, value.number != null);
