@@ -33,9 +33,11 @@ class SeenInBrowser(NamedTuple):
 
 def is_possible() -> bool:
     """Whether this machine has a browser that a program can drive."""
-    return (
-        importlib.util.find_spec("playwright") is not None and shutil.which("chromium") is not None
-    )
+    return importlib.util.find_spec("playwright") is not None and _chromium() is not None
+
+
+def _chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-headless-shell")
 
 
 def look(path: Path, idle_s: float, publish: Callable[[], None]) -> SeenInBrowser:
@@ -49,9 +51,7 @@ def look(path: Path, idle_s: float, publish: Callable[[], None]) -> SeenInBrowse
     with sync_playwright() as driver:
         for n in range(TIMES):
             with _served(path) as (process, address):
-                browser = driver.chromium.launch(
-                    executable_path=shutil.which("chromium"), args=_FLAGS
-                )
+                browser = driver.chromium.launch(executable_path=_chromium(), args=_FLAGS)
                 page = browser.new_page(viewport={"width": 1280, "height": 1000})
                 opened.append(_opened(page, address))
                 if n == TIMES - 1:
