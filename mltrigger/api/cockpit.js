@@ -52,7 +52,9 @@ class Model {
       answer = await response.json();
       if (!response.ok) answer = { error: answer.detail ?? response.statusText };
     } catch {
-      answer = { error: AWAY };
+      // Who does not answer is not there: each question ends so.
+      this.pending -= 1;
+      return this.emit("comm:close");
     }
     this.pending -= 1;
     this.emit("msg:custom", { ...answer, type: "answer", id });
@@ -72,7 +74,7 @@ function sit(seat) {
 
 function hear(name, value) {
   if (name === "seat") sit(value);
-  if (name === "alive") model.emit("msg:custom", { type: "alive" });
+  if (name === "alive" || name === "progress") model.emit("msg:custom", { ...value, type: name });
   if (name !== "state") return;
   model.set("state", value);
   if (drawn) return model.emit("change:state");

@@ -133,6 +133,9 @@ class CockpitRoutes(Routes):
                 if seat.stream != stream:  # the page has come back by another one
                     return
                 seat.woken.clear()
+                while seat.reached:
+                    number, done = seat.reached.popitem()
+                    yield _event("progress", {"id": number, "done": done})
                 news, began_s = service.bell.next(0), time.monotonic()
                 changed, spent_s = await anyio.to_thread.run_sync(
                     _looked, seat.view, limiter=self._looks
@@ -172,7 +175,13 @@ class CockpitRoutes(Routes):
         limiter = self._limiters.get(what, self._reads) if isinstance(what, str) else self._reads
         if limiter.available_tokens == 0 and limiter is not self._reads:
             raise Refused(503, "busy", "too many questions wait for an answer: try again later", 1)
-        said = await anyio.to_thread.run_sync(seat.view.ask, what, args, limiter=limiter)
+        loop = asyncio.get_running_loop()
+
+        def tell(done: int) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+                loop.call_soon_threadsafe(seat.reach, number, done)
+
+        said = await anyio.to_thread.run_sync(seat.view.ask, what, args, tell, limiter=limiter)
         seat.woken.set()
         answer = json.dumps({"type": "answer", "id": number, **said})
         headers = page.HEADERS_OF_COCKPIT

@@ -32,8 +32,11 @@ class View(Protocol):
     def look(self) -> bool:
         """Look once. Return whether the state is another one than before."""
 
-    def ask(self, what: Any, args: Any) -> dict[str, Any]:
-        """Return the answer to a question: its ``value``, or an ``error``. Nothing is raised."""
+    def ask(self, what: Any, args: Any, tell: Callable[[int], None]) -> dict[str, Any]:
+        """Return the answer to a question: its ``value``, or an ``error``. Nothing is raised.
+
+        A long action calls *tell* with the number of events that are done, a few times a second.
+        """
 
     def close(self) -> None:
         """Answer no more. Idempotent."""
@@ -69,13 +72,21 @@ class Seat:
         Set after each answer: the page may look different now.
     stream : int
         The number of its newest stream. An older one ends.
+    reached : dict of int to int
+        How far long actions are, by the number of the question. The stream takes them out.
     """
 
     def __init__(self, view: View, holder: str) -> None:
         self.name = secrets.token_urlsafe(32)
         self.view, self.holder, self.woken = view, holder, asyncio.Event()
         self.stream, self.is_taken = 0, False
+        self.reached: dict[int, int] = {}
         self.left_s = asyncio.get_running_loop().time()
+
+    def reach(self, number: int, done: int) -> None:
+        """Keep for the stream how far an action is, and wake it."""
+        self.reached[number] = done
+        self.woken.set()
 
 
 class Seats:

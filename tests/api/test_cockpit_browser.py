@@ -107,6 +107,8 @@ def test_token_opens_the_page_and_the_end_of_the_server_is_said(
     page.get_by_role("button").click()
     expect(page.locator(".mlt-pill")).to_have_text("bus open")
     server.stop()
+    page.get_by_role("tab", name="Invocations").click()  # a question that nobody answers
+    expect(page.locator(".mlt-pill")).to_have_text("server gone", timeout=2_000)
 
     expect(page.locator("#said")).to_contain_text("The server does not answer")
     expect(page.locator(".mlt-pill")).to_contain_text("server gone", timeout=10_000)

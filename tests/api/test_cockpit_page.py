@@ -316,3 +316,24 @@ def test_server_without_a_cockpit_has_no_such_page(served_bus: mt.EventBus) -> N
         assert caller.get("/v1/cockpit").status_code == 404
         with pytest.raises(mt.MltriggerError, match="no cockpit"):
             server.cockpit_url()
+
+
+def test_the_stream_says_how_far_a_long_action_is(
+    page: Page, served_bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.reports.dead_letters._BATCH", 1)
+    monkeypatch.setattr("mltrigger.notebook.cockpit.answering._TELL_S", 0.0)
+    reject = mt.model("reject", version="1.0.0")(rejecting)
+    sub = served_bus.subscribe("pages", reject, name="reject")
+    for n in range(3):
+        served_bus.publish("pages", n)
+    wait_until(lambda: is_settled(sub))
+    args = {"filter": {"subscription": "reject", "outcome": "dead"}, "reason": "a test"}
+    did = page.act("bulk_discard", **args)
+
+    assert did["value"]["done"]
+    assert page.until("progress") == {"id": 7, "done": 3}
+
+
+def rejecting(_: Any) -> Any:
+    raise mt.Reject("no page")

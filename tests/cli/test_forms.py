@@ -253,3 +253,9 @@ def test_empty_file_is_no_store_and_stays_empty(
         assert run(*command, "--url", "sqlite:///empty.db") == 1
         assert "'empty.db' is empty, so it is no store" in capsys.readouterr().err
     assert Path("empty.db").stat().st_size == 0
+
+
+def test_a_dash_is_no_file_of_a_comparison(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", "ocr", "1.0.0", "2.0.0", "--json", "-") == 1
+    assert "-o json prints the verdict" in capsys.readouterr().err
+    assert not (home / "-").exists()

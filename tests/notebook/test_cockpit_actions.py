@@ -509,6 +509,7 @@ def test_correct_counts_tries_and_starts(bus: mt.EventBus, front: Front) -> None
         True,
     )
     assert "dry_run(limit=7)" in front.act("correct", binding=number, dry=True, limit=7)["code"]
+    assert front.act("correct", go=False, binding=number, dry=True, limit=7)["number"] == 7
     front.act("correct", binding=number, dry=False)
     wait_until(lambda: sub.correct(number).state == "done")
 

@@ -137,6 +137,8 @@ def test_two_hundred_subscriptions_stand_side_by_side_and_none_covers_another(op
 
     assert len(boxes) == 221
     assert len({round(box["left"]) for box in boxes}) >= 6  # topics and readers of three columns
+    top = min(box["top"] for box in boxes)
+    assert len({box["left"] for box in boxes if box["top"] == top}) == 3  # no column is empty
     ordered = sorted(boxes, key=lambda box: box["top"])
     assert not [
         (one, other)
@@ -471,7 +473,7 @@ def test_a_form_shows_the_usual_settings_and_an_error_beside_its_field(opened: A
     (done,) = acted(page)
     assert done["args"] == {
         "subscription": "ocr",
-        "version": "1.4.0",
+        "version": "1.5.0",
         "steps": [0.01, 0.05, 0.2, 0.5],
         "guard": {"errors": None, "p95": 1.3, "measures": {"cost": "lower"}, "alpha": 0.05},
         "min_events": 200,
@@ -519,6 +521,7 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
     page.get_by_role("button", name="Promote 1.5.0").click()
     dialog = page.get_by_role("dialog", name="Promote")
     expect(dialog.locator(".mlt-verdict")).to_contain_text("errors: 0.7 % against 0.8 %, p = 0.62")
+    expect(dialog.locator(".mlt-says")).to_have_text("promote will be done")  # no verdict again
     dialog.get_by_role("button", name="Promote").click()
 
     dialog.wait_for(state="detached")
@@ -535,6 +538,27 @@ def test_promotion_of_a_comparison_shows_the_verdict(opened: Any) -> None:
     ]
 
 
+def test_a_flip_on_which_one_version_failed_says_so_and_marks_nothing(opened: Any) -> None:
+    page = opened()
+    page.evaluate(
+        """() => {
+            const compare = fake.compare.bind(fake);
+            const flips = [{ seq: 1, event: "page 1", state: "new_failed", old_output: '{"n": 1}', new_output: null, worse: 2 },
+                { seq: 2, event: "page 2", state: "old_failed", old_output: null, new_output: '{"n": 2}', worse: -1 }];
+            fake.compare = (args) => ({ ...compare(args), flips });
+        }"""
+    )
+    tab(page, "Compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    sides = page.locator(".mlt-flip .mlt-side")
+    sides.first.wait_for()
+
+    failed = "No output: it failed."
+    assert [failed in text for text in sides.all_inner_texts()] == [False, True, True, False]
+    assert page.locator(".mlt-flip :is(del, ins)").count() == 0
+    assert "distance" not in page.locator(".mlt-flips").inner_text()
+
+
 def test_flips_are_one_number_made_of_parts_and_a_cut_is_said(opened: Any) -> None:
     from playwright.sync_api import expect
 
@@ -544,15 +568,17 @@ def test_flips_are_one_number_made_of_parts_and_a_cut_is_said(opened: Any) -> No
     expect(page.get_by_role("heading", name="518 flips, the 130 worst of them")).to_be_visible()
     tiles = page.locator(".mlt-tile[data-count]")
     assert tiles.locator("dt").all_text_contents() == [
-        "events answered by both",
+        "events that both got",
         "agree",
         "flips",
         "outputs differ",
         "only the new one failed",
         "only the old one failed",
+        "only the old one got",
     ]
     numbers = [int(n.replace(",", "")) for n in tiles.locator("dd").all_text_contents()]
-    assert numbers[2] == sum(numbers[3:]) == 518
+    assert numbers[2] == sum(numbers[3:6]) == 518
+    assert numbers[0] == numbers[1] + numbers[2]
     expect(page.get_by_text("All of them: comparison.flips()")).to_be_visible()
     expect(page.get_by_text("Agreement by slice, the first 3 of 7")).to_be_visible()
     tab(page, "Invocations")
@@ -771,6 +797,87 @@ def test_a_long_bulk_action_shows_how_far_it_is(opened: Any) -> None:
     expect(confirm).to_be_disabled()
 
 
+def test_a_field_that_is_edited_during_a_long_action_disturbs_nothing(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_role("button", name="Redrive all").click()
+    dialog = page.get_by_role("dialog", name="Redrive all")
+    confirm = dialog.get_by_role("button", name="Redrive 1,000,000 events")
+    expect(confirm).to_be_enabled()
+    page.evaluate("fake.slow = 12_000")
+    confirm.click()
+    line = dialog.locator(".mlt-number-line")
+    expect(line).to_have_text("12,000 of 1,000,000 events done")
+    asked = page.evaluate("fake.sent.length")
+    dialog.get_by_label("Events per second").fill("7")
+    page.wait_for_timeout(500)
+    page.evaluate(
+        "fake.emit('msg:custom', { type: 'progress', id: fake.lastId, done: 13_000 })",
+    )
+
+    expect(line).to_have_text("13,000 of 1,000,000 events done")
+    assert page.evaluate("fake.sent.length") == asked
+
+
+def test_an_action_goes_on_when_its_dialog_is_closed_and_its_error_is_said(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    page.get_by_role("button", name="Redrive all").click()
+    dialog = page.get_by_role("dialog", name="Redrive all")
+    confirm = dialog.get_by_role("button", name="Redrive 1,000,000 events")
+    expect(confirm).to_be_enabled()
+    page.evaluate("fake.slow = 12_000")
+    confirm.click()
+    dialog.get_by_role("button", name="Close").click()
+    dialog.wait_for(state="detached")
+    page.evaluate(
+        "fake.emit('msg:custom', { type: 'answer', id: fake.lastId, error: 'the store is away' })"
+    )
+
+    expect(page.locator(".mlt-urgent").get_by_text("the store is away")).to_be_visible()
+
+
+def test_a_comma_that_would_make_another_number_is_refused(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Versions")
+    page.get_by_role("button", name="Canary …").click()
+    dialog = page.get_by_role("dialog", name="Canary")
+    errors, code = dialog.get_by_label("Errors, times those of now"), dialog.locator(".mlt-code")
+    expect(code).to_be_visible()
+    for text, said in (
+        ("1,5", "Write 1.5 with a point: a comma stands between thousands"),
+        ("1e999", "1e999 is no number"),
+        ("5x%", "5x% is no number"),
+    ):
+        errors.fill(text)
+        expect(dialog.get_by_role("alert")).to_have_text(said)
+        expect(code).to_be_hidden()  # a line of before is not that of this form
+    errors.fill("1,500")
+    expect(code).to_contain_text('"errors":1500')
+
+
+def test_a_correction_is_tried_before_it_is_made(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Versions")
+    page.get_by_role("button", name="Correct …").click()
+    dialog = page.get_by_role("dialog", name="Correct")
+    dialog.get_by_role("button", name="Try").click()
+    expect(dialog.locator(".mlt-says")).to_have_text("correct is done")
+    dialog.get_by_label("Dry run").uncheck()
+    dialog.get_by_role("button", name="Correct").click()
+    expect(dialog.get_by_role("button", name="Correct")).to_be_hidden()
+
+    assert [one["args"]["dry"] for one in acted(page)] == [True, False]
+
+
 def test_a_slice_without_a_figure_is_not_zero(opened: Any) -> None:
     from playwright.sync_api import expect
 
@@ -861,6 +968,108 @@ def test_selection_and_focus_outlast_the_leaving_of_their_row(opened: Any) -> No
     back = page.locator('.mlt-space [aria-selected="true"]')
     expect(back.locator(".mlt-cell-event")).to_have_text(chosen)
     expect(back).to_be_focused()
+
+
+def test_a_rare_text_is_looked_for_up_from_the_oldest_attempt_without_beginning_anew(
+    opened: Any,
+) -> None:
+    from playwright.sync_api import expect
+
+    page = opened(rows=5_000)
+    page.evaluate(
+        """() => {
+            const all = fake.rows.bind(fake);
+            fake.rows = (args) => {
+                if (args.after == null) return all(args);
+                const at = Math.min(args.after + 2_000, fake.total);
+                const rows = at < fake.total ? [] : [fake.one(fake.total - 1)];
+                const looked = at < fake.total ? { looked: fake.at(at) } : {};
+                return { rows, next: at < fake.total ? at : null, ...looked, count: null, count_is: "at least" };
+            };
+        }"""
+    )
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    page.get_by_role("button", name="Oldest").click()
+    further = page.get_by_role("button", name="look further")
+    expect(further).to_contain_text("Looked up to")
+    further.click()
+    page.wait_for_function("fake.sent.filter(({ args }) => args.after != null).length === 2")
+    page.wait_for_timeout(100)
+    further.click()
+
+    expect(first_row(page)).to_contain_text("4999")
+    assert page.evaluate(
+        "fake.sent.filter(({ args }) => args.after != null).map(({ args }) => args.after)"
+    ) == [0, 2_000, 4_000]
+
+
+def test_running_attempts_at_the_edge_of_the_window_ask_for_no_page_twice(opened: Any) -> None:
+    page = opened(rows=2_050)
+    page.evaluate(
+        """() => {
+            const one = fake.one.bind(fake);
+            fake.one = (i) => (i >= fake.total - 90 ? { ...one(i), row: null, outcome: "running" } : one(i));
+        }"""
+    )
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    for _ in range(60):
+        scrolled(page, 10**9)
+        if page.locator(".mlt-space").get_by_text('"page": 0,').count():
+            break
+    for _ in range(5):
+        scrolled(page, 0)
+
+    asked = page.evaluate(
+        "fake.sent.filter(({ args }) => args.after != null).map(({ args }) => args.after)"
+    )
+    assert 0 not in asked
+    assert len(asked) == len(set(asked))
+    assert "rows 1 to" in page.locator(".mlt-place").inner_text()
+
+
+def test_a_page_that_overtakes_the_new_attempts_does_not_hide_them(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened(width=1400)
+    tab(page, "Invocations")
+    first_row(page).focus()
+    page.wait_for_timeout(1_100)
+    page.evaluate(
+        """() => {
+            const send = fake.send.bind(fake);
+            let held = null;
+            fake.send = (ask) => {
+                const isFirst = ask.what === "rows" && ask.args.before === null;
+                if (isFirst && held === null) return void (held = ask);  // overtaken
+                send(ask);
+            };
+            window.held = () => held !== null;
+            window.release = () => send(held);
+            fake.grow(7);
+        }"""
+    )
+    page.wait_for_function("held()")
+    scrolled(page, 10**9)
+    page.evaluate("release()")
+
+    expect(page.get_by_role("button", name="Show 7 newer attempts")).to_be_visible()
+
+
+def test_rows_of_the_filter_before_are_not_shown_under_one_that_failed(opened: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = opened()
+    tab(page, "Invocations")
+    rows(page).first.wait_for()
+    page.evaluate("fake.errors.rows = 'the store is away'")
+    page.get_by_label("Outcome", exact=True).select_option("dead")
+
+    expect(page.locator(".mlt-empty", has_text="the store is away")).to_be_visible()
+    expect(rows(page)).to_have_count(0)
+    page.evaluate("() => { delete fake.errors.rows; fake.grow(1); }")
+    expect(first_row(page)).to_contain_text("dead")
 
 
 def test_both_ends_of_a_million_rows_are_one_key_away(opened: Any) -> None:

@@ -89,6 +89,8 @@ def _add_correct(commands: Any) -> None:
 
 
 def _compare(given: argparse.Namespace) -> int:
+    if "-" in (given.json, given.html):
+        raise InvalidComparison("--json and --html name a file: -o json prints the verdict")
     agree = _agree(given)
     names = ("by", "noise", "since", "agree_at_least", "confidence", "within", "slow_at_most")
     with calling(given) as sub:

@@ -106,7 +106,8 @@ class Answerer:
 
     def answer(self, number: int | str, what: Any, args: Any) -> None:
         """Answer one ask. Nothing is ever raised: the view gets the sentence of an error."""
-        with heard(self._telling(number)):
+        progress = {"type": "progress", "id": number}
+        with heard(paced(lambda done: self._send({**progress, "done": done}))):
             answer = self.said(what, args)
         self._send({"type": "answer", "id": number, **answer})
 
@@ -201,23 +202,24 @@ class Answerer:
         found = ACTIONS.get(action) if isinstance(action, str) else None
         return None if what == "act" and (found is None or found.is_quick) else self._doers
 
-    def _telling(self, number: int | str) -> Callable[[int], None]:
-        """Return how to say how far a long action is, a few times a second."""
-        last_s = -math.inf
-
-        def tell(done: int) -> None:
-            nonlocal last_s
-            if (now_s := time.monotonic()) - last_s >= _TELL_S:
-                last_s = now_s
-                self._send({"type": "progress", "id": number, "done": done})
-
-        return tell
-
     def _send(self, message: dict[str, Any]) -> None:
         try:
             self._parts.send(message)
         except Exception:  # without a channel there is no front end
             return
+
+
+def paced(tell: Callable[[int], None]) -> Callable[[int], None]:
+    """Return *tell*, which is called a few times a second at most."""
+    last_s = -math.inf
+
+    def told(done: int) -> None:
+        nonlocal last_s
+        if (now_s := time.monotonic()) - last_s >= _TELL_S:
+            last_s = now_s
+            tell(done)
+
+    return told
 
 
 def _action(name: Any) -> Action:

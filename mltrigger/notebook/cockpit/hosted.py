@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.api.seats import Cockpit
 from mltrigger.notebook.cockpit import files
 from mltrigger.notebook.cockpit.actions.base import Desk
-from mltrigger.notebook.cockpit.answering import Answerer, Parts
+from mltrigger.notebook.cockpit.answering import Answerer, Parts, paced
 from mltrigger.notebook.cockpit.screen import Screen
+from mltrigger.reports.progress import heard
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
@@ -41,9 +43,13 @@ class Hosted:
         """Look once. Return whether the state is another one than before."""
         return self._screen.look()
 
-    def ask(self, what: Any, args: Any) -> dict[str, Any]:
-        """Return the answer to a question: its ``value``, or an ``error``. Nothing is raised."""
-        return self._answerer.said(what, args)
+    def ask(self, what: Any, args: Any, tell: Callable[[int], None]) -> dict[str, Any]:
+        """Return the answer to a question: its ``value``, or an ``error``. Nothing is raised.
+
+        A long action calls *tell* with the number of events that are done, a few times a second.
+        """
+        with heard(paced(tell)):
+            return self._answerer.said(what, args)
 
     def close(self) -> None:
         """Answer no more. Idempotent."""

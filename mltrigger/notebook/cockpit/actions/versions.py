@@ -167,7 +167,7 @@ def correct(desk: Desk, given: Given) -> Prepared:
             desk.on(spec, one(call(correction, "dry_run", limit=limit))),
             f"Answers up to {limit or _TRIED:,} of {count(at.left, 'event')} of binding {binding}"
             " again, without a record.",
-            at.left,
+            min(at.left, limit or _TRIED),
             told=_differing,
         )
     rate, n = _rate(given), min(at.left, limit or at.left)

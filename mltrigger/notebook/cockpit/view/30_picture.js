@@ -133,10 +133,14 @@ function busPicture(choose) {
       for (const group of column) if (!loose.includes(group)) top = stack(group, 2 + i * (width + NODE_GAP), top);
       most = Math.max(most, top);
     });
-    const tops = Array(Math.max(1, Math.floor((frame.clientWidth - 4 + INDENT) / (width + INDENT)))).fill(most);
+    // They begin at the top where no arrow can pass, in columns of their own or in those of the arrows.
+    const arrows = drawn.size ? columns.length : 0;
+    const step = width + (arrows ? NODE_GAP : INDENT);
+    const fit = Math.max(1, Math.floor((frame.clientWidth - 4 - width) / step) + 1);
+    const tops = Array.from({ length: fit }, (_, i) => (i < arrows ? most : 2));
     for (const group of loose) {
       const i = tops.indexOf(Math.min(...tops));
-      tops[i] = stack(group, 2 + i * (width + INDENT), tops[i]);
+      tops[i] = stack(group, 2 + i * step, tops[i]);
     }
     most = Math.max(most, ...tops) - 2 * ROW_GAP;
     canvas.style.height = `${most + 4}px`;

@@ -59,8 +59,10 @@ function invocationTable(cockpit, filter, opened) {
 
   let rows = [];
   let places = new Map();
-  // The cursor of older rows, the number of rows above (null: unknown), and whether the window begins with the newest.
+  // The cursors of older and of newer rows (null: the first row that has one), the number of rows above (null: unknown),
+  // and whether the window begins with the newest.
   let next = null;
+  let up = null;
   let above = 0;
   let atTop = true;
   let upwards = false;
@@ -180,7 +182,7 @@ function invocationTable(cockpit, filter, opened) {
       const found = await ask({ after: 0 });
       if (!found) return;
       rows = found.rows;
-      [next, above, atTop] = [null, total === null ? null : Math.max(0, total - rows.length), found.next === null];
+      [next, up, above, atTop] = [null, found.next, total === null ? null : Math.max(0, total - rows.length), found.next === null];
       if (atTop) return void (await reload());
       loading = false;
       index();
@@ -194,12 +196,13 @@ function invocationTable(cockpit, filter, opened) {
     }
   }
 
-  // The first and the last row of the window are its cursors.
+  // Those that run have no place in the log yet, and are no cursor.
   const rowOf = (row, other) => row?.row ?? other;
+  const newerThan = () => up ?? rowOf(rows.find(({ row }) => row != null), 0);
 
   async function reload() {
     loading = true;
-    [above, atTop] = [0, true];
+    [up, above, atTop] = [null, 0, true];
     show(newer, false);
     generation = cockpit.state.log?.generation;
     freshAt = performance.now();
@@ -216,6 +219,11 @@ function invocationTable(cockpit, filter, opened) {
     } catch (error) {
       loading = false;
       generation = -1; // asked again with the next state
+      // Rows of the filter before are not shown under this one.
+      [rows, next] = [[], null];
+      index();
+      draw();
+      show(grid, false);
       show(empty, true);
       put(empty, error.message);
     }
@@ -246,7 +254,7 @@ function invocationTable(cockpit, filter, opened) {
   function leave(n) {
     if (n <= 0) return;
     rows = rows.slice(n);
-    atTop = false;
+    [up, atTop] = [null, false];
     above = above === null ? null : above + n;
     shift(-n);
   }
@@ -264,10 +272,11 @@ function invocationTable(cockpit, filter, opened) {
     if (loading || atTop) return;
     loading = true;
     try {
-      const found = await ask({ after: rowOf(rows[0], 0) });
+      const found = await ask({ after: newerThan() });
       if (!found) return;
       const page = found.rows.filter((row) => !places.has(keyOf(row)));
       searched(found, true);
+      up = found.next;
       rows = page.concat(rows);
       above = above === null ? null : Math.max(0, above - page.length);
       shift(page.length);
@@ -292,15 +301,17 @@ function invocationTable(cockpit, filter, opened) {
 
   async function refresh() {
     if (loading) return;
-    generation = cockpit.state.log?.generation;
+    const seen = cockpit.state.log?.generation;
     freshAt = performance.now();
     if (!atTop) {
+      generation = seen;
       put(newer, "Show the newest attempts");
       return void show(newer, true);
     }
     try {
       const found = await ask({ before: null });
-      if (!found) return;
+      if (!found) return void later();
+      generation = seen;
       const fresh = found.rows.filter((row) => !places.has(keyOf(row))).length;
       if (fresh && !unread() && rows.length) {
         put(newer, found.rows.length === fresh ? "Show the newer attempts" : `Show ${plural(fresh, "newer attempt")}`);
@@ -313,6 +324,15 @@ function invocationTable(cockpit, filter, opened) {
     } catch {
       // the kernel is busy or gone: the header says so
     }
+  }
+
+  // At most once a second. It waits for a page that is under way: that would overtake it.
+  function later() {
+    if (cockpit.state.log?.generation === generation || timer !== null) return;
+    timer = setTimeout(() => {
+      timer = null;
+      if (cockpit.seen) void (loading ? later() : refresh());
+    }, Math.max(loading ? 2 * TYPING_MS : 0, FRESH_MS - (performance.now() - freshAt)));
   }
 
   function merge(found) {
@@ -396,11 +416,7 @@ function invocationTable(cockpit, filter, opened) {
     patch(state) {
       mark(grid, "data-bus", state.chosen === null ? "yes" : "no");
       if (generation === null) return void reload();
-      if (state.log?.generation === generation || timer !== null) return;
-      timer = setTimeout(() => {
-        timer = null;
-        if (cockpit.seen) refresh();
-      }, Math.max(0, FRESH_MS - (performance.now() - freshAt)));
+      later();
     },
     stop() {
       clearTimeout(timer);

@@ -2,11 +2,17 @@
 
 const PREPARE_MS = 250;
 
-const asNumber = (text) => {
-  const value = text.endsWith("%") ? parseFloat(text) / 100 : Number(text.replaceAll(",", ""));
-  if (Number.isNaN(value)) throw new Error(`${text} is no number`);
-  return value;
-};
+const COMMAS = /^[-+]?\d{1,3}(,\d{3})+(\.\d*)?$/;
+
+// A comma stands between thousands: one before decimals would make another number.
+function asNumber(text) {
+  const plain = text.endsWith("%") ? text.slice(0, -1).trim() : text;
+  if (plain.includes(",") && !COMMAS.test(plain)) throw new Error(`Write ${plain.replace(",", ".")} with a point: a comma stands between thousands`);
+  const value = plain === "" ? NaN : Number(plain.replaceAll(",", ""));
+  if (!Number.isFinite(value)) throw new Error(`${text} is no number`);
+  return plain === text ? value : value / 100;
+}
+
 const shares = (text) => text.split(/[,;\s]+(?!%)/).filter(Boolean).map((one) => asNumber(one.replaceAll(/\s/g, "")));
 
 // measure: better, measure: better
@@ -49,12 +55,18 @@ function readPayload(text, { keep, mediaType }) {
   }
 }
 
+// The newest version that does not answer already.
+function newVersion({ chosen, names, picture: { subscriptions } }) {
+  const now = subscriptions.find(({ name }) => name === chosen)?.versions.find(({ role }) => role === "serving")?.version;
+  return (names?.versions ?? []).findLast((one) => one !== now);
+}
+
 function fieldOf(spec, changed, { state, start, mediaType }) {
   const kind = KINDS[spec.kind ?? "text"];
   const control = kind.make();
   const options = { version: () => (state.names?.versions ?? []).map((one) => [one, one]), binding: () => (state.names?.bindings ?? []).map((one) => [one.number ?? one, one.label ?? String(one)]), choice: () => spec.choices }[spec.kind];
   if (options) control.replaceChildren(...(spec.optional ? [h("option", { value: "" }, spec.optional)] : []), ...options().map(([value, text]) => h("option", { value }, text)));
-  const value = start?.[spec.name] ?? spec.value;
+  const value = start?.[spec.name] ?? (spec.kind === "version" ? newVersion(state) : spec.value);
   if (spec.kind === "check") control.checked = Boolean(value);
   else if (value !== undefined) control.value = value;
   control.addEventListener("input", changed);
@@ -95,9 +107,13 @@ function preparedForm(cockpit, action, args, spec) {
   let timer = null;
   let turn = 0;
   let ready = null;
+  let asked = {};
+  let running = false;
+  let edited = false;
   let listener = () => {};
   const later = () => {
     clearTimeout(timer);
+    if (running) return void (edited = true); // prepared again when it has ended
     ready = null;
     listener();
     timer = setTimeout(prepare, PREPARE_MS);
@@ -131,8 +147,8 @@ function preparedForm(cockpit, action, args, spec) {
   function tell(value) {
     trial.replaceChildren(...(value.trial ? [trialBlock(value.trial)] : []));
     const text = value.says ?? "";
-    // The outputs stand beside each other below it.
-    put(says, value.trial ? text.split("\n")[0] : text);
+    // The outputs stand beside each other below it, and a verdict above it.
+    put(says, value.trial || spec.extra ? text.split("\n")[0] : text);
     show(says, Boolean(value.says));
     put(number, value.number == null ? "" : numberOf(value));
     show(number, value.number != null);
@@ -142,6 +158,11 @@ function preparedForm(cockpit, action, args, spec) {
   // An error about one field stands beside it.
   function fail(error) {
     const about = fields.find(([{ name }]) => error && name === error.field);
+    // What was prepared before is no line for this form.
+    if (error && !ready) {
+      code.set("");
+      for (const one of [number, says]) show(one, false);
+    }
     for (const one of fields) one[1].fail(one === about ? error.message : "");
     put(problem, about ? "" : (error?.message ?? ""));
     show(problem, Boolean(error) && !about);
@@ -153,9 +174,10 @@ function preparedForm(cockpit, action, args, spec) {
     ready = null;
     fail(failed);
     try {
-      const value = await cockpit.talk.act(action, read());
+      const current = read();
+      const value = await cockpit.talk.act(action, current);
       if (mine !== turn) return;
-      ready = value;
+      [ready, asked] = [value, current];
       fail(failed);
       tell(value);
     } catch (error) {
@@ -168,17 +190,24 @@ function preparedForm(cockpit, action, args, spec) {
 
   // The bound keeps the action to the events that were counted, and shown.
   async function go() {
-    const total = ready?.number;
+    const begun = ready;
     const reached = (done) => {
-      put(number, total == null ? plural(done, "event") + " done" : `${whole(done)} of ${numberOf(ready)} done`);
+      put(number, begun?.number == null ? plural(done, "event") + " done" : `${whole(done)} of ${numberOf(begun)} done`);
       show(number, true);
     };
-    const value = await cockpit.talk.act(action, { ...read(), ...ready?.bound }, true, reached);
-    tell(value);
-    return value;
+    const sent = { ...read(), ...begun?.bound };
+    [running, edited] = [true, false];
+    try {
+      const value = await cockpit.talk.act(action, sent, true, reached);
+      tell(value);
+      return value;
+    } finally {
+      running = false;
+      if (edited) later();
+    }
   }
 
-  return { node, prepare, go, fail, first: fields[0]?.[1].control, get ready() { return ready; }, onchange: (called) => { listener = called; }, stop: () => { turn += 1; clearTimeout(timer); } };
+  return { node, prepare, go, fail, first: fields[0]?.[1].control, get ready() { return ready; }, get asked() { return asked; }, onchange: (called) => { listener = called; }, stop: () => { turn += 1; clearTimeout(timer); } };
 }
 
 // A modal dialog: the browser keeps the focus inside of it, and gives it back at the end.
@@ -198,9 +227,11 @@ function openDialog(cockpit, action, args, spec) {
     mark(confirm, "aria-busy", busy ? "true" : null);
     confirm.disabled = busy || !ready || !cockpit.may(action, givenOf(args)) || (ready.number === 0 && ready.number_is !== "at least");
     const n = ready?.number;
-    put(confirm, n == null || (n === 1 && ready.number_is !== "at least") ? spec.go : `${spec.go} ${numberOf(ready)}`);
+    const word = spec.word?.(form.asked) ?? spec.go;
+    put(confirm, n == null || (n === 1 && ready.number_is !== "at least") ? word : `${word} ${numberOf(ready)}`);
     show(confirm, !done);
-    put(cancel, done || ran ? "Close" : "Cancel");
+    // What has begun goes on.
+    put(cancel, busy || done || ran ? "Close" : "Cancel");
   };
 
   async function doIt() {
@@ -211,10 +242,11 @@ function openDialog(cockpit, action, args, spec) {
       form.fail(null);
       cockpit.did(action, value);
       ran = true;
-      done = !spec.again;
+      done = !spec.again?.(form.asked);
       if (!spec.stays) return node.close();
       cancel.focus();
     } catch (error) {
+      if (!node.open) return cockpit.notice(error.message, true);
       form.prepare(error);
     } finally {
       busy = false;

@@ -20,7 +20,7 @@ const ACTIONS = {
     fields: [{ name: "data", kind: "json", label: "Payload", keep: true, hint: "It is checked against the schema of the model. Unchanged: the event goes as it is stored." }],
   },
   dry_run: {
-    title: "Dry run", go: "Run", stays: true, again: true, about: "Calls a version with this event here, and shows its answer beside the recorded one. Nothing is recorded.",
+    title: "Dry run", go: "Run", stays: true, again: () => true, about: "Calls a version with this event here, and shows its answer beside the recorded one. Nothing is recorded.",
     fields: [{ name: "version", kind: "version", label: "Version" }, { name: "data", kind: "json", label: "Payload", keep: true, hint: "Unchanged: the event goes as it is stored." }],
   },
   discard: {
@@ -53,7 +53,7 @@ const ACTIONS = {
       { name: "version", kind: "version", label: "Version" },
       { name: "steps", kind: "shares", label: "Steps", value: "1 %, 5 %, 20 %, 50 %", hint: "Shares of the events, one after the other." },
       { name: "guard.errors", kind: "rule", label: "Errors, times those of now", value: "1.5", hint: "More: roll back. Empty: no such rule." },
-      { name: "guard.p95", kind: "rule", label: "95th percentile, times", value: "1.3", hint: "Slower: roll back. Empty: no such rule." },
+      { name: "guard.p95", kind: "rule", label: "95th percentile, times that of now", value: "1.3", hint: "Slower: roll back. Empty: no such rule." },
       { name: "guard.measures", kind: "measures", label: "Figures of mt.report", hint: "For example confidence: higher, cost: lower.", more: true },
       { name: "guard.alpha", kind: "number", label: "Chance of a false alarm", value: "0.05", more: true },
       { name: "min_events", kind: "number", label: "Answers a step, at least", value: "200", more: true },
@@ -77,7 +77,7 @@ const ACTIONS = {
     fields: [{ name: "to", kind: "binding", label: "Back to", optional: "the version before" }, { ...NOTE, more: false }],
   },
   correct: {
-    title: "Correct", go: "Correct", stays: true, about: "Events that a bad version answered are answered once more, and linked to the wrong ones.",
+    title: "Correct", go: "Correct", word: ({ dry }) => (dry ? "Try" : "Correct"), stays: true, again: ({ dry }) => dry, about: "Events that a bad version answered are answered once more, and linked to the wrong ones.",
     fields: [
       { name: "binding", kind: "binding", label: "Binding of the bad version" },
       { name: "dry", kind: "check", label: "Dry run: count and compare only", value: true },

@@ -5,8 +5,9 @@ const FLIPS_SHOWN = 25;
 const RULE_WORDS = { true: "holds", false: "fails" };
 // A flip is an event on which the versions do not agree, for one of four reasons. All of them together are the flips.
 const TILE_WORDS = {
-  pairs: "events answered by both", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
+  pairs: "events that both got", same: "agree", flip: "outputs differ", new_failed: "only the new one failed", old_failed: "only the old one failed",
   not_comparable: "cannot be compared", both_failed: "both failed",
+  unfinished: "skipped, or not finished", missing_new: "only the old one got", missing_old: "only the new one got",
 };
 const STATES = { new_failed: "the new version failed", old_failed: "the old version failed", not_comparable: "cannot be compared" };
 
@@ -42,10 +43,14 @@ function common(left, right) {
   return parts;
 }
 
+const SILENT = { new_failed: "new", old_failed: "old" };
+
+// Where one failed there is nothing to mark: its side says so.
 function sides(flip, old, fresh) {
-  const parts = wordDiff(spread(flip.old_output ?? ""), spread(flip.new_output ?? ""));
+  const failed = SILENT[flip.state];
+  const parts = failed ? [[failed === "old" ? "new" : "old", spread(flip.old_output || flip.new_output || "")]] : wordDiff(spread(flip.old_output ?? ""), spread(flip.new_output ?? ""));
   const side = (kind, tag, name) => h("div", { class: "mlt-side" }, h("h4", {}, name),
-    h("pre", { class: "mlt-text", tabindex: "0", "aria-label": `Output of ${name}` }, parts.filter(([one]) => one === "kept" || one === kind).map(([one, text]) => (one === "kept" ? text : h(tag, {}, text)))));
+    kind === failed ? h("p", { class: "mlt-muted" }, "No output: it failed.") : h("pre", { class: "mlt-text", tabindex: "0", "aria-label": `Output of ${name}` }, parts.filter(([one]) => one === "kept" || one === kind).map(([one, text]) => (one === "kept" || failed ? text : h(tag, {}, text)))));
   return h("div", { class: "mlt-sides" }, side("old", "del", old), side("new", "ins", fresh));
 }
 
@@ -58,7 +63,7 @@ function trialBlock(found) {
 }
 
 function flipItem(flip, old, fresh) {
-  const facts = [STATES[flip.state] ?? "", flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
+  const facts = [STATES[flip.state] ?? "", flip.slice == null || flip.slice === "" ? "" : `slice ${flip.slice}`, flip.worse == null || STATES[flip.state] ? "" : `distance ${digits(flip.worse, 0, 3)}`].filter(Boolean).join(" · ");
   return h("li", { class: "mlt-flip" }, h("p", { class: "mlt-flip-head" }, h("strong", {}, flip.event || `event ${flip.seq}`), h("span", { class: "mlt-muted" }, ` ${facts}`)), flip.error ? h("p", { class: "mlt-problem" }, flip.error) : null, sides(flip, old, fresh));
 }
 
@@ -79,7 +84,7 @@ const madeOf = (counts) => ["flip", "new_failed", "old_failed", "not_comparable"
 function compareTab(cockpit) {
   const old = choices({}, "choose");
   const fresh = choices({}, "choose");
-  const by = h("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: "a field, for example language" });
+  const by = h("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: "a column, for example worker" });
   const start = button("Compare", () => compare(), { class: "mlt-button mlt-primary" });
   const result = h("div", { class: "mlt-result", "aria-live": "polite" });
   const code = codeLine();

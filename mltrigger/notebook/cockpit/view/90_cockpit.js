@@ -180,7 +180,7 @@ function cockpitOf(model, el) {
     choose: (subscription) => cockpit.talk.ask("choose", { subscription }).catch((error) => said.say(error.message, true)),
     control: (...given) => buttons.control(...given),
     did(action, value) {
-      said.say(value.says || "Done");
+      said.say(value.says?.split("\n")[0] || "Done");
       code.set(value.code);
       doneUntil = performance.now() + DONE_MS;
       cockpit.recorder.did();
