@@ -6,7 +6,7 @@ SETUP  := setup.cfg pyproject.toml
 # The versions that are installed, chosen by `make lock`. `make LOCK= …` takes the newest releases.
 LOCK   := constraints.txt
 # Python compiles the modules that are imported; to compile all of them takes longer than to install them.
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(if $(LOCK),-c $(LOCK))
+PIP    := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile $(if $(LOCK),-c $(LOCK))
 # How many tests run at once. They wait a lot, so it may be more than there are cores.
 JOBS   ?= 6
 # Libraries for numbers use one thread each: the other cores have tests of their own. Bytecode is kept:
