@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -62,8 +63,17 @@ def moment_us(given: Any, now_us: int, name: str = "since") -> int | None:
     return int((given - _EPOCH) // _US)
 
 
-def fixed(text: str, now_us: int, name: str = "since") -> str:
-    """Return an age as the time that it names now, as ISO text. A time stays as it is written."""
+def fixed_ages(where: Mapping[str, Any], now_us: int) -> dict[str, Any]:
+    """Return filters whose ages are the times that they name now, as ISO text."""
+    ages = {
+        name: _fixed(text, now_us, name)
+        for name, text in where.items()
+        if name in ("since", "until") and isinstance(text, str)
+    }
+    return {**where, **ages}
+
+
+def _fixed(text: str, now_us: int, name: str) -> str:
     parsed = _parsed(text, name)
     if isinstance(parsed, datetime):
         return text

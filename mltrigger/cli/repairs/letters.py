@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.confirming import add_yes, confirm, said_when_stopped
@@ -12,6 +15,7 @@ from mltrigger.cli.parsing import filled
 from mltrigger.cli.reading import read
 from mltrigger.cli.subscribed import calling, command, opened
 from mltrigger.errors import InvalidEvent, NotFound, StoreError
+from mltrigger.reports.progress import heard
 from mltrigger.text import count
 
 if TYPE_CHECKING:
@@ -21,6 +25,31 @@ if TYPE_CHECKING:
 
 _EVENTS = "the ids of events (default: all dead letters that match)"
 _DRY = ("event_id", "subject", "version", "outcome", "model_ms", "error", "output")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meant:
+    """The dead letters of a repair: how many, and the arguments of the call that mean them."""
+
+    n: int
+    call: Mapping[str, Any]
+
+    @contextlib.contextmanager
+    def repairing(self, deed: str) -> Iterator[None]:
+        """Say how far the call came when it ends half way."""
+        done = 0
+
+        def reach(number: int) -> None:
+            nonlocal done
+            done = number
+
+        def far() -> str:
+            return (
+                f"{done:,} of {count(self.n, 'dead letter')} {deed}; the same command does the rest"
+            )
+
+        with heard(reach), said_when_stopped(far, StoreError):
+            yield
 
 
 def add_commands(commands: Any) -> None:
@@ -53,27 +82,28 @@ def _redrive(given: argparse.Namespace) -> int:
     if given.other is not None and not given.dry_run:
         raise InvalidEvent("--with names the version of a dry run: say --dry-run, too")
     with calling(given) as sub:
-        events = _chosen(sub, given)
         if given.dry_run:
-            tried = sub.dry_run(events, version=given.other, **settings)
+            tried = sub.dry_run(_chosen(sub, given), version=given.other, **settings)
             show(tried, given.form, None if given.form != "table" else _shown(tried))
             return 0
-        _confirm(given, len(events), f"deliver {count(len(events), 'dead letter')} again")
-        with said_when_stopped(lambda: _far(sub, events, "sent again"), StoreError):
-            sent = int(sub.redrive(events, rate_per_s=given.rate_per_s, **settings))
+        meant = _meant(sub, given)
+        _confirm(given, meant.n, f"deliver {count(meant.n, 'dead letter')} again")
+        with meant.repairing("sent again"):
+            sent = int(sub.redrive(**meant.call, rate_per_s=given.rate_per_s, **settings))
     _tell(given, f"{count(sent, 'dead letter')} sent again", sent=sent)
     return 0
 
 
 def _discard(given: argparse.Namespace) -> int:
     with opened(given) as sub:
-        events = _chosen(sub, given)
         if given.dry_run:
-            show(events, given.form, ("event_id", "subject", "reason", "version", "error"))
+            columns = ("event_id", "subject", "reason", "version", "error")
+            show(_chosen(sub, given), given.form, columns)
             return 0
-        _confirm(given, len(events), f"put {count(len(events), 'dead letter')} away for good")
-        with said_when_stopped(lambda: _far(sub, events, "put away"), StoreError):
-            away = int(sub.discard(events, given.why))
+        meant = _meant(sub, given)
+        _confirm(given, meant.n, f"put {count(meant.n, 'dead letter')} away for good")
+        with meant.repairing("put away"):
+            away = int(sub.discard(**meant.call, reason=given.why))
     _tell(given, f"{count(away, 'dead letter')} put away", discarded=away)
     return 0
 
@@ -85,12 +115,23 @@ def _tell(given: argparse.Namespace, said: str, **done: int) -> None:
         show_row(given.form, subscription=given.name, **done)
 
 
-def _far(sub: Subscription, events: pd.DataFrame, deed: str) -> str:
-    """Return how many of *events* are no dead letters any more, or were sent and died again."""
-    names = ["event_id", "source", "redriven"]
-    left = set(sub.dead_letters()[names].itertuples(index=False, name=None))
-    done = sum(key not in left for key in events[names].itertuples(index=False, name=None))
-    return f"{done:,} of {count(len(events), 'dead letter')} {deed}; the same command does the rest"
+def _meant(sub: Subscription, given: argparse.Namespace) -> _Meant:
+    """Return the dead letters that are named, or all that match by now.
+
+    Those that match are counted in the store, and never all in memory.
+    """
+    from mltrigger.reports.choosing import where_of
+    from mltrigger.reports.dead_letters import LETTER_FILTERS
+    from mltrigger.reports.moments import fixed_ages
+
+    if given.event or given.source is not None or getattr(given, "data", None) is not None:
+        events = _chosen(sub, given)
+        return _Meant(len(events), {"events": events})
+    bus = sub.__mltrigger_bus__()
+    log, spec = bus.log, bus.spec(sub.name)
+    where = {**fixed_ages(chosen(given), log.now_us()), "up_to": log.newest_row()}
+    wanted, up_to = where_of(log, spec, where, LETTER_FILTERS)
+    return _Meant(log.count_dead(spec.id, wanted, up_to).n, {"events": None, "where": where})
 
 
 def _shown(tried: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from mltrigger.notebook.cockpit.code import Call, Script, call
 from mltrigger.notebook.cockpit.given import FILTERS, Given, about, filters
 from mltrigger.reports.choosing import matching_of
 from mltrigger.reports.dead_letters import check_rate
-from mltrigger.reports.moments import fixed
+from mltrigger.reports.moments import fixed_ages
 from mltrigger.store.matched import Counted
 from mltrigger.text import count
 
@@ -49,7 +49,7 @@ class Matched:
         """Return the action *what* on them. Its keyword ``where`` is added here."""
         bounded, free = (
             _with_where(desk, self.spec, what, where)
-            for where in ({**_at(self.where, self.at_us), "up_to": self.up_to}, self.where)
+            for where in ({**fixed_ages(self.where, self.at_us), "up_to": self.up_to}, self.where)
         )
         return Prepared(
             bounded,
@@ -123,7 +123,7 @@ def _matched(
 ) -> Matched:
     log = desk.bus.log
     at_us = given.whole("at_us", high=2**52) if "at_us" in given else log.now_us()
-    wanted = matching_of(log, spec, **_at(where, at_us))
+    wanted = matching_of(log, spec, **fixed_ages(where, at_us))
     if "up_to" in given:
         return Matched(spec, where, at_us, given.whole("up_to"), _NOTHING, False)
     up_to = log.newest_row()
@@ -132,16 +132,6 @@ def _matched(
     else:
         counted = log.count_events(wanted, up_to, COUNT_S)
     return Matched(spec, where, at_us, up_to, counted, True)
-
-
-def _at(where: Mapping[str, Any], at_us: int) -> dict[str, Any]:
-    """Return filters whose ages are times."""
-    ages = {
-        name: fixed(text, at_us, name)
-        for name, text in where.items()
-        if name in ("since", "until") and isinstance(text, str)
-    }
-    return {**where, **ages}
 
 
 def _with_where(desk: Desk, spec: SubscriptionSpec, what: Call, where: Mapping[str, Any]) -> Script:
