@@ -320,7 +320,7 @@ def test_comparison_is_read_and_promoted(live: Page) -> None:
     live.get_by_role("button", name="Promote 2.0.0").click()
     dialog = live.get_by_role("dialog", name="Promote")
     assert dialog.locator(".mlt-verdict").inner_text() != ""
-    dialog.get_by_label("Against the verdict, because").fill("the new word is right")
+    dialog.get_by_label("Against the verdict, because").fill("read and accepted")
     dialog.get_by_role("button", name="Promote", exact=True).click()
     dialog.wait_for(state="detached", timeout=30_000)
 

@@ -565,8 +565,9 @@ def test_random_arguments_never_raise(bus: mt.EventBus, front: Front) -> None:
 
 def answered(front: Front, what: str, args: Any) -> None:
     number = front.begin(what, args)
-    answer = wait_until(lambda: next((m for m in front.heard if m.get("id") == number), None))
-    assert set(answer) == {"type", "id", "value" if "value" in answer else "error"}
+    answer = wait_until(lambda: next(iter(front.told(number, "answer")), None))
+    assert {*answer} - {"field"} == {"type", "id", "value" if "value" in answer else "error"}
+    assert "error" in answer or "field" not in answer
     if "error" in answer:
         assert 0 < len(answer["error"]) <= 300
         assert "\n" not in answer["error"]
