@@ -438,7 +438,7 @@ def test_a_call_that_takes_too_long_is_given_up(place: Place) -> None:
         time.sleep(data)
         return data
 
-    of_a_cluster = place.name in ("dask", "ray")  # a call passes several processes, all of them busy
+    of_a_cluster = place.name in ("dask", "ray")  # a call passes several busy processes
     timeout_s = 5.0 if of_a_cluster else 0.8
     caller = place(model, timeout_s=timeout_s)
     with ThreadPoolExecutor(2) as asking:  # until both workers have loaded it
