@@ -268,6 +268,8 @@ def test_a_row_opens_with_everything_about_its_event(bus: mt.EventBus, front: Fr
     ]
     assert found["trace"][1]["start_ms"] >= 0
     assert {"published", "outcome"} <= {step["step"] for step in found["explain"]}
+    event_id = row["event_id"]
+    assert found["code"] == f'bus.trace("{event_id}")\nbus.explain("{event_id}", "pages")'
     assert (found["dead"], found["actions"]) == (
         False,
         ["dry_run", "fire", "export_case"],

@@ -159,7 +159,7 @@ class Answerer:
     def _row(self, given: Given) -> dict[str, Any]:
         spec = self._parts.desk().spec(given)
         lane = given.text_or_none("role"), given.text_or_none("version")
-        return detail(self._parts.bus, spec, given.whole("seq"), given.whole("attempt"), lane)
+        return detail(self._parts.desk(), spec, given.whole("seq"), given.whole("attempt"), lane)
 
     def _act(self, given: Given) -> dict[str, Any]:
         action = _action(given.raw("action"))

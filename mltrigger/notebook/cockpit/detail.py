@@ -10,6 +10,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import is_json
 from mltrigger.event.making import can_open
+from mltrigger.notebook.cockpit.code import Script, Step, call
 from mltrigger.notebook.cockpit.images import MOST_BYTES, data_url, too_large
 from mltrigger.notebook.cockpit.texts import WHOLE, bounded, failed, iso, rounded
 from mltrigger.reports.views import data_text
@@ -18,6 +19,7 @@ from mltrigger.text import near, short, visible
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
+    from mltrigger.notebook.cockpit.actions.base import Desk
 
 MOST_STEPS, MOST_ATTEMPTS = 200, 200
 """The most rows of a trace or an explanation, and the most attempts."""
@@ -38,13 +40,13 @@ class Gone(NotFound):
 
 
 def detail(
-    bus: EventBus,
+    desk: Desk,
     spec: SubscriptionSpec,
     seq: int,
     attempt: int,
     lane: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, Any]:
-    """Return everything about one attempt and its event as JSON values.
+    """Return everything about one attempt and its event as JSON values, and its code.
 
     *lane* is the role and the version of the attempt. Lanes count attempts of their own. ``None``
     means any.
@@ -57,6 +59,7 @@ def detail(
     Gone
         When retention has deleted the event.
     """
+    bus = desk.bus
     event_id, source, raw, media_type = payload(bus, spec, seq)
     letters = bus.log.dead_letters(spec.id, seq, with_data=False)
     attempts = attempts_of(bus, spec, seq)
@@ -84,7 +87,23 @@ def detail(
         "in_all": {"attempts": len(attempts), "trace": len(trace), "explain": len(explained)},
         "dead": bool(letters),
         "actions": applying(bool(letters), attempts),
+        "code": _code(desk, spec, event_id, source).code(),
     }
+
+
+def source_needed(bus: EventBus, event_id: str, source: str) -> str | None:
+    """Return the source of an event if its id alone is ambiguous."""
+    return source if len({found.source for found in bus.log.find(event_id)}) > 1 else None
+
+
+def _code(desk: Desk, spec: SubscriptionSpec, event_id: str, source: str) -> Script:
+    named = source_needed(desk.bus, event_id, source)
+    return Script(
+        (
+            Step(call(desk.root, "trace", event_id, source=named)),
+            Step(call(desk.root, "explain", event_id, spec.name, source=named)),
+        )
+    )
 
 
 def attempts_of(bus: EventBus, spec: SubscriptionSpec, seq: int) -> list[dict[str, Any]]:

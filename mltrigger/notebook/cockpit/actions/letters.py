@@ -12,7 +12,7 @@ from mltrigger.event.data import decode_data, encode_data, is_json
 from mltrigger.event.event import Event
 from mltrigger.notebook.cockpit.actions.base import MT, SUB, Desk, Prepared, one
 from mltrigger.notebook.cockpit.code import MOST_DATA_CHARACTERS, Call, call
-from mltrigger.notebook.cockpit.detail import attempts_of, meant, payload
+from mltrigger.notebook.cockpit.detail import attempts_of, meant, payload, source_needed
 from mltrigger.notebook.cockpit.given import Given, Wrong
 from mltrigger.notebook.cockpit.texts import bounded, failed
 from mltrigger.reports.dead_letters import UNCHANGED
@@ -53,7 +53,7 @@ def dry_run(desk: Desk, given: Given) -> Prepared:
     spec = desk.spec(given)
     seq = given.whole("seq")
     event_id, own_source, _, _ = payload(desk.bus, spec, seq)
-    source = _needed(desk, event_id, own_source)
+    source = source_needed(desk.bus, event_id, own_source)
     version = desk.version(spec, given) if "version" in given else None
     data, checked = _edited(desk, spec, given)
     trial = call(SUB, "dry_run", event_id, version=version, source=source)
@@ -92,7 +92,7 @@ def export_case(desk: Desk, given: Given) -> Prepared:
         )
     case = call(
         *(MT, "testing.record_case", desk.bus_value, event_id, spec.name),
-        source=_needed(desk, event_id, source),
+        source=source_needed(desk.bus, event_id, source),
     )
     return Prepared(
         desk.on(spec, one(call(case, "write", path))),
@@ -108,11 +108,7 @@ def _dead(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[str, str | 
     event_id, source, _, _ = payload(desk.bus, spec, seq)
     if not desk.bus.log.dead_letters(spec.id, seq):
         raise NotFound(f"event {event_id} is no dead letter of {spec.name} any more")
-    return event_id, _needed(desk, event_id, source)
-
-
-def _needed(desk: Desk, event_id: str, source: str) -> str | None:
-    return source if len({found.source for found in desk.bus.log.find(event_id)}) > 1 else None
+    return event_id, source_needed(desk.bus, event_id, source)
 
 
 def _edited(desk: Desk, spec: SubscriptionSpec, given: Given) -> tuple[Any, str]:

@@ -87,6 +87,7 @@ function drawer(cockpit, closed) {
     actions.replaceChildren(...ROW_ACTIONS.filter((name) => apply.has(name)).map((name) =>
       cockpit.control(name, given[name] ?? args, { ...ACTIONS[name], ...words[name], fields: fields(name), start, mediaType: found.media_type })));
     show(actions, actions.children.length > 0);
+    cockpit.code(found.code);
     content.replaceChildren(...[
       textBlock("Error", found.error, { error: true }),
       textBlock("Traceback", found.traceback, { folded: true }),
