@@ -261,9 +261,15 @@ class Engine:
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""
+        listener = self._listeners.get(name)
+        if listener is None:
+            return
+        listener.begin_stop()  # nothing begins any more once it is said to be stopped
         with self._guard:
-            listener = self._listeners.pop(name, None)
-        if listener is not None:
+            is_ours = self._listeners.get(name) is listener
+            if is_ours:
+                del self._listeners[name]
+        if is_ours:
             self.lanes.follow(self.worker_id)
             self._end(listener, drain_s)
 
