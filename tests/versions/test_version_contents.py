@@ -5,6 +5,7 @@ Anything else under its number is refused.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -23,6 +24,7 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.versions.code import source as texts
 from mltrigger.versions.code.captured import digest_of, fingerprint_of
 
 ROOT = Path(__file__).parents[2]
@@ -944,3 +946,22 @@ def test_a_data_class_has_one_digest_however_python_was_started(tmp_path: Path) 
     }
 
     assert len(digests) == 1
+
+
+def test_a_parser_that_another_thread_disturbs_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11 raises SystemError when the garbage of one parse makes another one run."""
+    parse, refused = ast.parse, [SystemError("AST constructor recursion depth mismatch")] * 2
+
+    def disturbed(*given: Any, **named: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return parse(*given, **named)
+
+    texts._tree.cache_clear()
+    monkeypatch.setattr(ast, "parse", disturbed)
+    made = mt.model("doubled")(lambda n: n * 2)
+
+    assert made.describe() == mt.model("doubled")(lambda n: n * 2).describe()
+    assert not refused

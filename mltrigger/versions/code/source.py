@@ -8,11 +8,13 @@ import inspect
 import io
 import sys
 import textwrap
+import time
 import tokenize
 import types
 from collections.abc import Iterator
 from typing import Any
 
+_TRIES, _PAUSE_S = 20, 0.001
 _NOISE = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER, tokenize.ENCODING}
 _START, _END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
 _CHANGING = frozenset(
@@ -258,6 +260,11 @@ def _check_has_source(function: types.FunctionType) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _tree(text: str) -> ast.Module:
+    for _ in range(_TRIES):
+        try:
+            return ast.parse(text)
+        except SystemError:  # Python 3.11 counts the depths of two threads that parse as one
+            time.sleep(_PAUSE_S)
     return ast.parse(text)
 
 
