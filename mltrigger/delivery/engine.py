@@ -261,17 +261,15 @@ class Engine:
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""
-        listener = self._listeners.get(name)
-        if listener is None:
+        if (listener := self._listeners.get(name)) is None:
             return
         listener.begin_stop()  # nothing begins any more once it is said to be stopped
         with self._guard:
-            is_ours = self._listeners.get(name) is listener
-            if is_ours:
-                del self._listeners[name]
-        if is_ours:
-            self.lanes.follow(self.worker_id)
-            self._end(listener, drain_s)
+            if self._listeners.get(name) is not listener:
+                return
+            del self._listeners[name]
+        self.lanes.follow(self.worker_id)
+        self._end(listener, drain_s)
 
     def _end(self, listener: Listener, drain_s: float) -> None:
         with self._guard:
