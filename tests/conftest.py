@@ -139,8 +139,10 @@ def team(postgres: Postgres, blank_database: str) -> Iterator[str]:
         session.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-READERS = ("delivery", "reports", "rollout", "telemetry", "sources", "notebook")
-"""Folders of tests whose statements are shared. A third of their cases runs on PostgreSQL, too."""
+READERS = ("delivery", "reports", "rollout", "telemetry", "sources", "notebook", "test_matching.py")
+"""Tests whose statements are shared. All of their cases run on a file of SQLite, some on others."""
+SHARES = {"memory": 2, "postgresql": 5, "aws": 3}
+"""Of how many cases of a file of readers one runs on that broker."""
 
 
 @pytest.fixture
@@ -187,8 +189,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         if not isinstance(item, pytest.Function):  # a cell of a notebook
             item.add_marker(pytest.mark.xdist_group(item.path.name))
             continue
-        if "postgresql" in item.name.partition("[")[2] and item.path.parent.name in READERS:
-            item.add_marker(pytest.mark.slow(every=3, of="file"))
+        if {item.path.parent.name, item.path.name} & set(READERS) and hasattr(item, "callspec"):
+            broker = next(filter(SHARES.get, item.callspec.id.split("-")), None)
+            if broker is not None:
+                item.add_marker(pytest.mark.slow(every=SHARES[broker], of="file"))
         if "aws_server" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("aws"))
         elif any(

@@ -74,6 +74,7 @@ def _pids(executor: Executor) -> Iterator[int]:
     yield from executor._client.run(os.getpid).values()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow  # a node of Ray takes 10 s of the processor. The contract of placements has one
 @pytest.mark.needs("ray")
 @pytest.mark.xdist_group("ray")
 def test_models_of_a_worker_run_on_a_cluster_of_ray(home: Path) -> None:

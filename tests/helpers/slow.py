@@ -46,15 +46,15 @@ def pytest_collection_modifyitems(
     yield
     if config.getoption("--slow"):
         return
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, int | None]] = Counter()
     left_out = set()
     for item in items:
         if mark := item.get_closest_marker("slow"):
             test, every = item.nodeid.partition("[")[0], mark.kwargs.get("every")
             test = test.partition("::")[0] if mark.kwargs.get("of") == "file" else test
-            if every is None or seen[test] % every:
+            if every is None or seen[test, every] % every:
                 left_out.add(item)
-            seen[test] += 1
+            seen[test, every] += 1
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
 

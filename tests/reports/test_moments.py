@@ -132,6 +132,7 @@ def test_every_public_call_with_since_is_tried_here() -> None:
     assert {f"EventBus.{name}" for name in found - methods} <= set(CALLS)
 
 
+@pytest.mark.slow(every=4)  # each form, each store
 @pytest.mark.parametrize(
     "since",
     [

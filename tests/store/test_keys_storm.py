@@ -16,7 +16,7 @@ from stores import url_of
 
 import mltrigger as mt
 
-EVENTS, TENANTS, WORKERS, KILLS = 400, 4, 3, 3
+EVENTS, TENANTS, WORKERS, KILLS = 240, 4, 3, 2
 ROOT = Path(mt.__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")

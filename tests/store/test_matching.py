@@ -302,6 +302,7 @@ def test_count_has_no_attempts_that_were_deleted_around_a_dead_letter(bus: mt.Ev
     assert bus.log.count(Matching(bus.spec("pages").id)) == (3, True)
 
 
+@pytest.mark.slow(every=4)  # each size, each store
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_pages_go_back_the_way_they_came(lived: mt.EventBus, size: int) -> None:
     columns = ("row", *COLUMNS)

@@ -440,7 +440,7 @@ def step_count(filled: Path, tmp_path_factory: pytest.TempPathFactory, postgres:
     return int(done.stdout)
 
 
-@pytest.mark.slow(every=5)
+@pytest.mark.slow(every=7)
 @pytest.mark.parametrize("point", POINTS)
 def test_a_move_that_is_killed_goes_on_and_no_row_comes_twice(
     point: int, file: Path, team: str, before: dict[str, pd.DataFrame], step_count: int
