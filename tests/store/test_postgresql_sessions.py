@@ -328,8 +328,9 @@ def test_full_server_is_waited_for_and_an_error_says_what_to_do(
 # -- the end -------------------------------------------------------------------------------------
 
 
-def ours() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("mltrigger")]
+def ours() -> set[threading.Thread]:
+    """Return the threads of mltrigger. A test before may have left some that end just now."""
+    return {t for t in threading.enumerate() if t.name.startswith("mltrigger")}
 
 
 def test_closed_bus_has_neither_sessions_nor_threads(team: str) -> None:
@@ -343,7 +344,7 @@ def test_closed_bus_has_neither_sessions_nor_threads(team: str) -> None:
     bus.close()
 
     wait_until(lambda: sessions(team, name) == [], 5)
-    assert ours() == before
+    assert ours() <= before
 
 
 def test_bus_without_its_server_closes_soon_and_says_nothing(
@@ -362,7 +363,7 @@ def test_bus_without_its_server_closes_soon_and_says_nothing(
         bus.close(drain_s=0.5)
 
         assert time.monotonic() - began < 8
-        wait_until(lambda: ours() == before, 5)
+        wait_until(lambda: ours() <= before, 5)
         assert capfd.readouterr() == ("", "")
     finally:
         server.stop()
