@@ -23,7 +23,7 @@ KEPT_S = 600.0
 
 
 class View(Protocol):
-    """What one page shows, and the answers to its questions. Threads may call it."""
+    """The state that one page shows, and the answers to its questions. Threads may call it."""
 
     @property
     def state(self) -> Mapping[str, Any]:

@@ -117,7 +117,7 @@ def _wanted(bus: EventBus, given: argparse.Namespace) -> Matching:
 
 
 def _lines(table: pd.DataFrame, form: str) -> list[str]:
-    """Return the lines of attempts. Nobody knows the widths of those that will come."""
+    """Return the lines of attempts. The widths of those that will come are not known."""
     if form == "json":
         return list(json_lines(valued(table)))
     if form == "csv":

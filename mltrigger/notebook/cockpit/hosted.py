@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Hosted:
-    """What one page shows, and the answers to its questions. Any thread may call it.
+    """The state that one page shows, and the answers to its questions. Any thread may call it.
 
     Parameters
     ----------

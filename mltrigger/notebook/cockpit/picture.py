@@ -52,7 +52,7 @@ class Rates:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """What has a name, as of one generation of the registry."""
+    """All things with a name, as of one generation of the registry."""
 
     specs: Sequence[SubscriptionSpec]
     versions: Mapping[int, Sequence[dict[str, Any]]]

@@ -21,7 +21,7 @@ class Recording:
         return self._is_on
 
     def turn(self, on: bool) -> None:
-        """Begin a new recording, or end it. What was recorded stays until the next one begins."""
+        """Begin a new recording, or end it. Recorded lines stay until the next one begins."""
         with self._guard:
             if on and not self._is_on:
                 self._scripts.clear()

@@ -223,7 +223,7 @@ def _follow(
 ) -> None:
     """Refresh the widget whenever something ended, until the widget or the bus is closed.
 
-    It rests between two looks, unless somebody acts in the view.
+    It rests between two looks, unless a user acts in the view.
     """
     while not stopped.is_set():
         seen, began_s = wakeup.generation("done"), time.thread_time()

@@ -1,8 +1,8 @@
 """Actions on all that match the filter of the table. They are counted in the store first.
 
-A bound goes with the number: the newest record at the moment of counting, and that moment. Only
-what the log had by then is touched, and an age such as "1h" counts back from then. So what is
-confirmed is what is done.
+A bound goes with the number: the newest record at the moment of counting, and that moment. Later
+records are left alone. An age such as "1h" counts back from that moment. So an action does no more
+than was confirmed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _NOTHING = Counted(0, False)
 class Matched:
     """All that match a filter: where, up to which record, and how many there are.
 
-    The ages of ``where`` count back from ``at_us``. ``is_counted`` is False for what was confirmed
-    already.
+    The ages of ``where`` count back from ``at_us``. ``is_counted`` is False for events that were
+    confirmed before.
     """
 
     spec: SubscriptionSpec
